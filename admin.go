@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// userCommand looks after accounts, in the database that the server has. What it changes holds at once: the
+// account's tokens stop working and its streams end.
+type userCommand struct {
+	Add     userAdd     `cmd:"" help:"Create an account. The password is asked for, or read as a line from a pipe."`
+	List    userList    `cmd:"" help:"List all accounts."`
+	Role    userRole    `cmd:"" help:"Give an account another role."`
+	Passwd  userPasswd  `cmd:"" help:"Give an account another password, asked for or read as a line from a pipe."`
+	Disable userDisable `cmd:"" help:"Lock an account out."`
+	Enable  userEnable  `cmd:"" help:"Let a disabled account in again."`
+}
+
+// withStore opens the database beside a server, and closes it.
+func (d dataSettings) withStore(ctx context.Context, create bool, fn func(*store) error) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	st, err := openStore(ctx, storeOptions{URL: d.DatabaseURL, Synchronous: "full", Create: create})
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(st), st.Close())
+}
+
+// change applies fn to an account and stores it.
+func (d dataSettings) change(ctx context.Context, name string, fn func(*user) error) error {
+	return d.withStore(ctx, false, func(st *store) error {
+		u, err := st.UserByName(ctx, name)
+		if errors.Is(err, errNotFound) {
+			return fmt.Errorf("there is no account %q", name)
+		} else if err != nil {
+			return err
+		}
+		if err := fn(&u); err != nil {
+			return err
+		}
+		return st.ChangeUser(ctx, u)
+	})
+}
+
+type userAdd struct {
+	dataSettings
+	Name string `arg:"" help:"The user name."`
+	Role string `default:"USER" placeholder:"USER|ADMIN" help:"The role."`
+}
+
+func (c *userAdd) Run(ctx context.Context, std streams) error {
+	role, err := readRole(c.Role)
+	if err != nil {
+		return err
+	}
+	if err := checkUserName(c.Name); err != nil {
+		return err
+	}
+	password, err := readNewPassword(std, c.Name)
+	if err != nil {
+		return err
+	}
+	return c.withStore(ctx, true, func(st *store) error {
+		u, err := st.AddUser(ctx, c.Name, hashPassword(password), role)
+		if errors.Is(err, errConflict) {
+			return fmt.Errorf("the user name %q is taken", c.Name)
+		} else if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(std.out, "%s is account %d, with the role %s.\n", u.Name, u.ID, u.Role)
+		return err
+	})
+}
+
+type userList struct{ dataSettings }
+
+func (c *userList) Run(ctx context.Context, std streams) error {
+	return c.withStore(ctx, false, func(st *store) error {
+		users, err := st.Users(ctx)
+		if err != nil {
+			return err
+		}
+		w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "ID\tNAME\tROLE\tSTATE\tCREATED")
+		for _, u := range users {
+			state := "enabled"
+			if u.Disabled {
+				state = "disabled"
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", u.ID, u.Name, u.Role, state, u.CreatedAt.UTC().Format(time.RFC3339))
+		}
+		return w.Flush()
+	})
+}
+
+type userRole struct {
+	dataSettings
+	Name string `arg:"" help:"The user name."`
+	Role string `arg:"" help:"USER or ADMIN."`
+}
+
+func (c *userRole) Run(ctx context.Context, std streams) error {
+	role, err := readRole(c.Role)
+	if err != nil {
+		return err
+	}
+	err = c.change(ctx, c.Name, func(u *user) error { u.Role = role; return nil })
+	return say(err, std, "%s has the role %s now.", c.Name, role)
+}
+
+type userPasswd struct {
+	dataSettings
+	Name string `arg:"" help:"The user name."`
+}
+
+func (c *userPasswd) Run(ctx context.Context, std streams) error {
+	err := c.change(ctx, c.Name, func(u *user) error {
+		password, err := readNewPassword(std, u.Name)
+		u.Hash = hashPassword(password)
+		return err
+	})
+	return say(err, std, "%s has a new password.", c.Name)
+}
+
+type userDisable struct {
+	dataSettings
+	Name string `arg:"" help:"The user name."`
+}
+
+func (c *userDisable) Run(ctx context.Context, std streams) error {
+	err := c.change(ctx, c.Name, func(u *user) error { u.Disabled = true; return nil })
+	return say(err, std, "%s is disabled.", c.Name)
+}
+
+type userEnable struct {
+	dataSettings
+	Name string `arg:"" help:"The user name."`
+}
+
+func (c *userEnable) Run(ctx context.Context, std streams) error {
+	err := c.change(ctx, c.Name, func(u *user) error { u.Disabled = false; return nil })
+	return say(err, std, "%s is enabled.", c.Name)
+}
+
+// say prints a line if err is nil, and returns err.
+func say(err error, std streams, format string, args ...any) error {
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(std.out, format+"\n", args...)
+	return err
+}
+
+func readRole(s string) (string, error) {
+	switch role := strings.ToUpper(s); role {
+	case roleUser, roleAdmin:
+		return role, nil
+	}
+	return "", fmt.Errorf("want the role %s or %s, not %q", roleUser, roleAdmin, s)
+}
+
+// readNewPassword asks for a password on a terminal, twice and unseen, or reads a line.
+func readNewPassword(std streams, name string) (password string, err error) {
+	if f, ok := std.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		password, err = askPassword(f, std.err, "Password: ")
+		if err != nil {
+			return "", err
+		}
+		again, err := askPassword(f, std.err, "Again: ")
+		if err != nil {
+			return "", err
+		}
+		if again != password {
+			return "", errors.New("the two passwords differ")
+		}
+	} else {
+		password, err = bufio.NewReader(std.in).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		password = strings.TrimRight(password, "\r\n")
+	}
+	return password, checkNewPassword(name, password)
+}
+
+func askPassword(f *os.File, out io.Writer, prompt string) (string, error) {
+	fmt.Fprint(out, prompt)
+	b, err := term.ReadPassword(int(f.Fd()))
+	fmt.Fprintln(out)
+	return string(b), err
+}

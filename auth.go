@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// access is what a gRPC method asks for. The zero value denies.
+type access int
+
+const (
+	denied access = iota
+	open
+	userToken
+	roomToken
+)
+
+// methodAccess says who may call what, under both names of the service. What it does not name is denied.
+func methodAccess() map[string]access {
+	rules := map[string]access{
+		"/grpc.health.v1.Health/Check":                                   open,
+		"/grpc.health.v1.Health/Watch":                                   open,
+		"/grpc.health.v1.Health/List":                                    open,
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      open,
+		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": open,
+	}
+	for method, a := range map[string]access{
+		"CreateChatRoom":    userToken,
+		"DeleteChatRoom":    userToken,
+		"JoinChatRoom":      userToken,
+		"ListChatRooms":     userToken,
+		"ListChatRoomUsers": roomToken,
+		"ListMessages":      roomToken,
+		"Chat":              roomToken,
+	} {
+		rules["/grpcchatter.v1.GRPCChatter/"+method] = a
+		rules["/"+originalService+"/"+method] = a
+	}
+	return rules
+}
+
+// caller is who makes a request: set by the interceptors, and by them alone.
+type caller struct {
+	user user
+	room roomClaims // of a room token
+}
+
+type callerKey struct{}
+
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
+
+// claims is what every token says. Version has to be the user's own, so that a new password, role or
+// disabling ends all tokens at once.
+type claims struct {
+	jwt.RegisteredClaims
+	Version int64 `json:"ver"`
+	roomClaims
+}
+
+// roomClaims is what only a room token says.
+type roomClaims struct {
+	RoomID int64  `json:"room,omitempty"`
+	Code   string `json:"code,omitempty"`
+	// Seq is the room's last seq at the join: a session without after_seq starts behind it.
+	Seq uint64 `json:"seq"`
+}
+
+const (
+	audienceUser = "grpcchatter/user"
+	audienceRoom = "grpcchatter/room"
+)
+
+// auth makes and checks tokens. It is safe for concurrent use.
+type auth struct {
+	store    *store
+	log      *slog.Logger
+	rules    map[string]access
+	keys     map[string][]byte // by audience: one kind of token can never pass for the other
+	duration time.Duration
+	now      func() time.Time
+}
+
+func newAuth(st *store, log *slog.Logger, secret string, duration time.Duration) (*auth, error) {
+	a := &auth{store: st, log: log, rules: methodAccess(), keys: map[string][]byte{}, duration: duration, now: time.Now}
+	for _, audience := range []string{audienceUser, audienceRoom} {
+		key, err := hkdf.Key(sha256.New, []byte(secret), nil, audience, 32)
+		if err != nil {
+			return nil, err
+		}
+		a.keys[audience] = key
+	}
+	return a, nil
+}
+
+func (a *auth) userToken(u user) (string, error) { return a.sign(audienceUser, u, roomClaims{}) }
+
+func (a *auth) roomToken(u user, room roomClaims) (string, error) {
+	return a.sign(audienceRoom, u, room)
+}
+
+func (a *auth) sign(audience string, u user, room roomClaims) (string, error) {
+	now := a.now()
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Subject:   strconv.FormatInt(u.ID, 10),
+			Audience:  jwt.ClaimStrings{audience},
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(a.duration)),
+		},
+		Version:    u.Version,
+		roomClaims: room,
+	}).SignedString(a.keys[audience])
+}
+
+// authenticate checks a token of the kind that audience names, against the database too: the user is as it
+// was when the token was made, and the room still there.
+func (a *auth) authenticate(ctx context.Context, audience, token string) (c caller, err error) {
+	var cl claims
+	_, err = jwt.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) { return a.keys[audience], nil },
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithAudience(audience),
+		jwt.WithExpirationRequired(), jwt.WithTimeFunc(a.now))
+	if errors.Is(err, jwt.ErrTokenExpired) {
+		return c, errTokenExpired
+	} else if err != nil {
+		return c, errTokenInvalid
+	}
+	id, err := strconv.ParseInt(cl.Subject, 10, 64)
+	if err != nil {
+		return c, errTokenInvalid
+	}
+	u, err := a.store.UserByID(ctx, id)
+	switch {
+	case errors.Is(err, errNotFound):
+		return c, errTokenInvalid
+	case err != nil:
+		return c, err
+	case u.Version != cl.Version || u.Disabled:
+		return c, errTokenInvalid
+	}
+	if audience == audienceRoom {
+		room, err := a.store.RoomByID(ctx, cl.RoomID, u.ID)
+		switch {
+		case errors.Is(err, errNotFound):
+			return c, errRoomDeleted
+		case err != nil:
+			return c, err
+		case !room.IsMember:
+			return c, errTokenInvalid
+		}
+	}
+	return caller{user: u, room: cl.roomClaims}, nil
+}
+
+// authorize lets a call pass, with its caller in the context, or says why not.
+func (a *auth) authorize(ctx context.Context, method string) (context.Context, error) {
+	var audience string
+	switch a.rules[method] {
+	case open:
+		return ctx, nil
+	case userToken:
+		audience = audienceUser
+	case roomToken:
+		audience = audienceRoom
+	default:
+		a.log.Error("a method that no rule names was called", "method", method)
+		return nil, grpcError(a.log, errTokenInvalid)
+	}
+	token, err := bearer(ctx)
+	if err != nil {
+		return nil, grpcError(a.log, err)
+	}
+	c, err := a.authenticate(ctx, audience, token)
+	if err != nil {
+		return nil, grpcError(a.log, err)
+	}
+	return context.WithValue(ctx, callerKey{}, c), nil
+}
+
+// bearer finds the token in the metadata: `authorization: Bearer …`, or the original's `token: …`.
+func bearer(ctx context.Context) (string, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if v := md.Get("authorization"); len(v) > 0 {
+		scheme, token, _ := strings.Cut(v[0], " ")
+		if !strings.EqualFold(scheme, "Bearer") || token == "" {
+			return "", errTokenInvalid
+		}
+		return strings.TrimSpace(token), nil
+	}
+	if v := md.Get("token"); len(v) > 0 && v[0] != "" {
+		return v[0], nil
+	}
+	return "", errTokenMissing
+}
+
+func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	ctx, err := a.authorize(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := handler(ctx, req)
+	if err != nil {
+		return nil, grpcError(a.log, err)
+	}
+	return resp, nil
+}
+
+func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx, err := a.authorize(ss.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	return grpcError(a.log, handler(srv, authorizedStream{ss, ctx}))
+}
+
+type authorizedStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s authorizedStream) Context() context.Context { return s.ctx }

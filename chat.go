@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+// The rules of the arguments, beside those in Config.
+const (
+	maxRoomName     = 64  // characters
+	maxRoomPassword = 256 // bytes
+	maxClientID     = 128 // bytes
+	defaultPage     = 50  // messages
+	maxListed       = 200 // messages
+	// listedBytes is about how much one answer of ListMessages holds: below the 4 MiB that a gRPC client takes.
+	listedBytes = 2 << 20
+)
+
+// codeAlphabet has no characters that look alike: no 0 and O, 1 and I and L, 2 and Z, 5 and S, 8 and B, U and V.
+const codeAlphabet = "34679ACDEFGHJKMNPQRTUWXY"
+
+// chatServer is the gRPC service, under both of its names.
+type chatServer struct {
+	pb.UnimplementedGRPCChatterServer
+	store      *store
+	auth       *auth
+	passwords  *passwords
+	limits     limits
+	hub        *hub
+	committer  *committer
+	log        *slog.Logger
+	codeLength int
+	maxMessage int // bytes
+
+	streams sync.WaitGroup // the goroutines of all sessions
+	deleted chan struct{}  // holds a token when a room was deleted
+}
+
+func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomRequest) (*pb.CreateChatRoomResponse, error) {
+	name, password := req.GetRoomName(), req.GetRoomPassword()
+	if n := utf8.RuneCountInString(name); n < 1 || n > maxRoomName || strings.TrimSpace(name) == "" || strings.ContainsFunc(name, unicode.IsControl) {
+		return nil, invalid("room_name", fmt.Sprintf("A room name has 1 to %d characters, and no control characters.", maxRoomName))
+	}
+	if err := checkRoomPassword(password); err != nil {
+		return nil, err
+	}
+	hash, err := s.passwords.Hash(ctx, password)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		code := newCode(s.codeLength)
+		err := s.store.AddRoom(ctx, code, name, hash, callerOf(ctx).user.ID)
+		if errors.Is(err, errConflict) {
+			continue // taken
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &pb.CreateChatRoomResponse{ShortCode: code}, nil
+	}
+}
+
+func checkRoomPassword(password string) error {
+	if len(password) > maxRoomPassword {
+		return invalid("room_password", fmt.Sprintf("A room password has at most %d bytes.", maxRoomPassword))
+	}
+	return nil
+}
+
+func newCode(length int) string {
+	code := make([]byte, 0, length)
+	var b [64]byte
+	for len(code) < length {
+		rand.Read(b[:]) // never fails
+		for _, c := range b {
+			// 240 = 10 × 24: each character is as likely as any other.
+			if c < 240 && len(code) < length {
+				code = append(code, codeAlphabet[c%24])
+			}
+		}
+	}
+	return string(code)
+}
+
+// readCode makes a short code that a person typed the one that is stored.
+func readCode(code string) (string, error) {
+	code = strings.ToUpper(strings.TrimSpace(code))
+	if code == "" || len(code) > 64 {
+		return "", invalid("short_code", "A short code is the one that CreateChatRoom gave.")
+	}
+	return code, nil
+}
+
+func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomRequest) (*emptypb.Empty, error) {
+	u := callerOf(ctx).user
+	code, err := readCode(req.GetShortCode())
+	if err != nil {
+		return nil, err
+	}
+	room, err := s.store.RoomByCode(ctx, code, u.ID)
+	switch {
+	case errors.Is(err, errNotFound), err == nil && !room.IsMember && u.Role != roleAdmin:
+		return nil, errRoomNotFound
+	case err != nil:
+		return nil, err
+	case room.OwnerID != u.ID && u.Role != roleAdmin:
+		return nil, errNotOwner
+	}
+	if err := s.store.DeleteRoom(ctx, room.ID); errors.Is(err, errNotFound) {
+		return nil, errRoomNotFound
+	} else if err != nil {
+		return nil, err
+	}
+	s.hub.remove(room.ID, errRoomDeleted)
+	select {
+	case s.deleted <- struct{}{}:
+	default:
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// purge removes what deleted rooms leave in the database, until ctx ends. It makes a pause as long as each
+// step took, so that commits come first.
+func (s *chatServer) purge(ctx context.Context) {
+	for {
+		start := time.Now()
+		more, err := s.store.PurgeDeletedRooms(ctx)
+		pause := time.Since(start)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("a deleted room cannot be cleared", "cause", err)
+			pause = time.Minute
+		}
+		var next <-chan time.Time
+		if more {
+			next = time.After(pause)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-next:
+		case <-s.deleted:
+		}
+	}
+}
+
+func (s *chatServer) JoinChatRoom(ctx context.Context, req *pb.JoinChatRoomRequest) (*pb.JoinChatRoomResponse, error) {
+	u := callerOf(ctx).user
+	room, err := s.join(ctx, u, req.GetShortCode(), req.GetRoomPassword())
+	if err != nil {
+		return nil, err
+	}
+	token, err := s.auth.roomToken(u, roomClaims{RoomID: room.ID, Code: room.Code, Seq: room.LastSeq})
+	if err != nil {
+		return nil, err
+	}
+	if method, _ := grpc.Method(ctx); strings.HasPrefix(method, "/"+originalService+"/") {
+		if err := s.hub.expect(ctx, room.ID, u.ID, u.Name); err != nil {
+			return nil, err
+		}
+	}
+	return &pb.JoinChatRoomResponse{Token: token}, nil
+}
+
+// join makes u a member of a room. Who is one already needs no password.
+func (s *chatServer) join(ctx context.Context, u user, shortCode, password string) (roomRow, error) {
+	code, err := readCode(shortCode)
+	if err != nil {
+		return roomRow{}, err
+	}
+	if err := checkRoomPassword(password); err != nil {
+		return roomRow{}, err
+	}
+	room, err := s.store.RoomByCode(ctx, code, u.ID)
+	if err != nil && !errors.Is(err, errNotFound) {
+		return roomRow{}, err
+	}
+	if room.IsMember {
+		return room, nil
+	}
+	key := strconv.FormatInt(u.ID, 10)
+	if err := s.limits.Join.Check(key); err != nil {
+		return roomRow{}, err
+	}
+	// Where there is no room, the hash is empty: one answer, in the same time.
+	ok, err := s.passwords.Check(ctx, room.Hash, password)
+	switch {
+	case err != nil:
+		return roomRow{}, err
+	case !ok:
+		_ = s.limits.Join.Take(key)
+		return roomRow{}, errRoomAccessDenied
+	}
+	if err := s.store.AddMember(ctx, room.ID, u.ID); err != nil {
+		return roomRow{}, err
+	}
+	room, err = s.store.RoomByID(ctx, room.ID, u.ID)
+	if errors.Is(err, errNotFound) {
+		return roomRow{}, errRoomAccessDenied // deleted a moment ago
+	}
+	return room, err
+}
+
+func (s *chatServer) ListChatRooms(ctx context.Context, _ *emptypb.Empty) (*pb.ListChatRoomsResponse, error) {
+	rooms, err := s.store.RoomsOf(ctx, callerOf(ctx).user.ID)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.ListChatRoomsResponse{}
+	for _, r := range rooms {
+		resp.Rooms = append(resp.Rooms, &pb.ChatRoom{ShortCode: r.Code, RoomName: r.Name, Owner: r.Owner, LastSeq: r.LastSeq})
+	}
+	return resp, nil
+}
+
+func (s *chatServer) ListChatRoomUsers(ctx context.Context, _ *emptypb.Empty) (*pb.ListChatRoomUsersResponse, error) {
+	resp := &pb.ListChatRoomUsersResponse{}
+	for _, name := range s.hub.users(callerOf(ctx).room.RoomID) {
+		resp.Users = append(resp.Users, &pb.ChatRoomUser{UserName: name})
+	}
+	return resp, nil
+}
+
+func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesRequest) (*pb.ListMessagesResponse, error) {
+	limit := int(req.GetLimit())
+	switch {
+	case limit == 0:
+		limit = defaultPage
+	case limit > maxListed:
+		return nil, invalid("limit", fmt.Sprintf("The limit is at most %d.", maxListed))
+	}
+	before := req.GetBeforeSeq()
+	if before == 0 || before > maxSeq {
+		before = maxSeq
+	}
+	page, err := s.store.MessagesBefore(ctx, callerOf(ctx).room.RoomID, before, limit, listedBytes)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.ListMessagesResponse{}
+	for _, m := range slices.Backward(page) {
+		resp.Messages = append(resp.Messages, &pb.ChatEvent{
+			UserName: m.UserName, Body: m.Body, Seq: m.Seq, SentAt: timestamppb.New(time.UnixMicro(m.SentAt)),
+			ClientMessageId: m.ClientID, Kind: pb.ChatEventKind_MESSAGE,
+		})
+	}
+	return resp, nil
+}
+
+// maxSeq is above every seq: the databases' integers are signed.
+const maxSeq = 1<<63 - 1

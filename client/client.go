@@ -1,0 +1,254 @@
+// Package client is the Go client of GRPCChatter, a self-hosted chat server.
+//
+// A Client stands for one server, at one address for both of its protocols. Its rooms reconnect by
+// themselves, for ever; they resume after the last message, resend what was not acknowledged, and hand
+// every message over once and in order. A Send that has returned without an error is stored for good.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+const (
+	defaultTimeout = 10 * time.Second
+	dialTimeout    = 10 * time.Second
+
+	// A server or a network that is gone without a word is noticed after both times.
+	pingAfter   = 20 * time.Second
+	pingTimeout = 10 * time.Second
+
+	// leaveTimeout is how long Disconnect waits for what it has stopped. It promises to return in a second.
+	leaveTimeout = 900 * time.Millisecond
+
+	// maxFrame is the largest gRPC message that the client takes, in bytes.
+	maxFrame = 64 << 20
+)
+
+// Client is a client of one server. It is safe for concurrent use by several goroutines. Make one with
+// New, and give up what it holds with Disconnect.
+type Client struct {
+	addr    address
+	log     *slog.Logger
+	timeout time.Duration
+	conn    *grpc.ClientConn
+	rpc     pb.GRPCChatterClient
+	http    *http.Client
+	ctx     context.Context // ends with Disconnect
+	cancel  context.CancelCauseFunc
+
+	mu      sync.Mutex // guards the fields below
+	session *session   // of the last Login; nil before
+	rooms   map[*Room]struct{}
+}
+
+// New returns a Client for the server at addr: "host:port" or "http://host[:port]" in the clear,
+// "https://host[:port]" with TLS. It does not connect yet, and fails only on an address or an option that
+// makes no sense. Without TLS everybody on the way can read passwords, tokens, and messages. Proxies are
+// taken from the environment, as net/http does.
+func New(addr string, opts ...Option) (*Client, error) {
+	a, err := parseAddress(addr)
+	if err != nil {
+		return nil, err
+	}
+	s := settings{log: slog.New(slog.DiscardHandler), timeout: defaultTimeout}
+	for _, opt := range opts {
+		opt(&s)
+	}
+	switch {
+	case s.timeout <= 0:
+		return nil, fmt.Errorf("client: the timeout %v is not positive", s.timeout)
+	case s.log == nil:
+		return nil, errors.New("client: the logger is nil")
+	case s.tls != nil && !a.tls:
+		return nil, fmt.Errorf("client: a TLS configuration needs an https address, not %q", addr)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+a.hostPort, dialOptions(a, s.tls)...)
+	if err != nil {
+		return nil, fmt.Errorf("client: address %q: %w", addr, err)
+	}
+	c := &Client{
+		addr:    a,
+		log:     s.log,
+		timeout: s.timeout,
+		conn:    conn,
+		rpc:     pb.NewGRPCChatterClient(conn),
+		http:    newHTTPClient(s.tls),
+		rooms:   make(map[*Room]struct{}),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	return c, nil
+}
+
+func dialOptions(a address, cfg *tls.Config) []grpc.DialOption {
+	creds := insecure.NewCredentials()
+	if a.tls {
+		creds = credentials.NewTLS(cfg)
+	}
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(creds),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
+		// A jitter of 1 makes each pause a random time up to twice the delay, as in the type retries.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: minPause / 2, Multiplier: 2, Jitter: 1, MaxDelay: maxPause / 2},
+			MinConnectTimeout: dialTimeout,
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFrame)),
+		grpc.WithDisableServiceConfig(),
+	}
+}
+
+// CreateChatRoom makes a room that the user owns and is a member of, and returns its short code. A room
+// with an empty password can be joined with the short code alone. It returns ErrInvalidField or
+// ErrNotLoggedIn.
+func (c *Client) CreateChatRoom(ctx context.Context, roomName, roomPassword string) (shortCode string, err error) {
+	err = c.userCall(ctx, "create chat room", func(ctx context.Context) error {
+		resp, err := c.rpc.CreateChatRoom(ctx, &pb.CreateChatRoomRequest{RoomName: roomName, RoomPassword: roomPassword})
+		shortCode = resp.GetShortCode()
+		return err
+	})
+	return shortCode, err
+}
+
+// DeleteChatRoom deletes a room with all its messages. Rooms that are open on it end with ErrRoomDeleted.
+// It returns ErrRoomNotFound, ErrNotOwner, or ErrNotLoggedIn.
+func (c *Client) DeleteChatRoom(ctx context.Context, shortCode string) error {
+	return c.userCall(ctx, "delete chat room", func(ctx context.Context) error {
+		_, err := c.rpc.DeleteChatRoom(ctx, &pb.DeleteChatRoomRequest{ShortCode: shortCode})
+		return err
+	})
+}
+
+// ChatRoom is a room that the user is a member of.
+type ChatRoom struct {
+	ShortCode string
+	Name      string
+	Owner     string
+	LastSeq   uint64 // the seq of the newest message; 0 when there is none
+}
+
+// ListChatRooms returns the rooms that the user is a member of. It returns ErrNotLoggedIn.
+func (c *Client) ListChatRooms(ctx context.Context) ([]ChatRoom, error) {
+	var rooms []ChatRoom
+	err := c.userCall(ctx, "list chat rooms", func(ctx context.Context) error {
+		resp, err := c.rpc.ListChatRooms(ctx, &emptypb.Empty{})
+		for _, r := range resp.GetRooms() {
+			rooms = append(rooms, ChatRoom{r.GetShortCode(), r.GetRoomName(), r.GetOwner(), r.GetLastSeq()})
+		}
+		return err
+	})
+	return rooms, err
+}
+
+// userCall runs a unary call with the user token.
+func (c *Client) userCall(ctx context.Context, name string, call func(context.Context) error) error {
+	s, err := c.current()
+	if err != nil {
+		return err
+	}
+	return wrap(name, c.unary(ctx, c.ctx, s.token, call))
+}
+
+// unary runs a unary call with a token. It ends with ctx, with the owner's context, or with the Client's
+// timeout when ctx has no deadline.
+func (c *Client) unary(ctx, owner context.Context, t *token, call func(context.Context) error) error {
+	ctx, cancel := c.callContext(ctx, owner)
+	defer cancel()
+	return callError(ctx, t.authorize(ctx, func(ctx context.Context) error {
+		return fromStatus(call(ctx))
+	}))
+}
+
+// callContext returns the context of a call: it ends with ctx and with owner, and has a deadline.
+func (c *Client) callContext(ctx, owner context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancelCause := context.WithCancelCause(ctx)
+	if owner.Err() != nil {
+		cancelCause(ErrClosed)
+	}
+	stop := context.AfterFunc(owner, func() { cancelCause(ErrClosed) })
+	cancel := func() {
+		stop()
+		cancelCause(nil)
+	}
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, cancel
+	}
+	ctx, cancelTimeout := context.WithTimeout(ctx, c.timeout)
+	return ctx, func() {
+		cancelTimeout()
+		cancel()
+	}
+}
+
+// callError returns the error of a call: that of its context, if that is why the call ended.
+func callError(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	if errors.Is(context.Cause(ctx), ErrClosed) {
+		return ErrClosed
+	}
+	return ctx.Err()
+}
+
+// Disconnect leaves every room, ends the calls that are under way with ErrClosed, and closes the
+// connection. It returns within a second whatever the network does; what could not be ended by then, such
+// as a write to a network that is gone, ends by itself some seconds later. It may be called more than
+// once, and always returns nil. The Client cannot be used again.
+func (c *Client) Disconnect() error {
+	c.mu.Lock()
+	c.cancel(ErrClosed)
+	c.session = nil
+	rooms := make([]*Room, 0, len(c.rooms))
+	for r := range c.rooms {
+		rooms = append(rooms, r)
+	}
+	c.mu.Unlock()
+
+	for _, r := range rooms {
+		r.end(ErrClosed)
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		c.conn.Close()
+		for _, r := range rooms {
+			<-r.gone
+		}
+	}()
+	await(gone)
+	return nil
+}
+
+// await waits for a channel to be closed, but no longer than Disconnect may take.
+func await(gone <-chan struct{}) {
+	t := time.NewTimer(leaveTimeout)
+	defer t.Stop()
+	select {
+	case <-gone:
+	case <-t.C:
+	}
+}
+
+// wrap names the operation that failed.
+func wrap(operation string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", operation, err)
+}

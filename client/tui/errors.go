@@ -1,0 +1,90 @@
+package tui
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/url"
+	"strings"
+	"syscall"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/grpcchatter/grpcchatter/client"
+)
+
+// failure is an error with a sentence for a person.
+type failure struct {
+	sentence string
+	err      error
+}
+
+func (f *failure) Error() string { return f.sentence }
+func (f *failure) Unwrap() error { return f.err }
+
+// notice is sentence as a line of its own.
+func notice(err error) string {
+	s := sentence(err)
+	first, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(first)) + s[n:] + "."
+}
+
+// sentence is what a person is told about err: the server's own words where it answered. It has no full
+// stop, so that more can follow.
+func sentence(err error) string {
+	e, answered := errors.AsType[*client.Error](err)
+	switch {
+	case unreachable(err):
+		return "the server cannot be reached" + cause(err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return "the server did not answer in time"
+	case answered && e.Message != "":
+		return strings.TrimSuffix(e.Message, ".")
+	}
+	return strings.TrimPrefix(err.Error(), "client: ")
+}
+
+// unreachable reports whether err says that no answer of the server came, whatever was asked.
+func unreachable(err error) bool {
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		return e.Code == "UNAVAILABLE" // the name of a status: the server's own answers have other codes
+	}
+	return errors.Is(err, client.ErrUnavailable)
+}
+
+// cause is what the system says about a server that cannot be reached, behind a colon; empty if it says
+// nothing that a person could use.
+func cause(err error) string {
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		return ": " + e.Err
+	}
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return ": " + e.Error()
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return ": " + e.Err.Error()
+	}
+	return ""
+}
+
+// link turns the changes of a room's connection into what is told about them: that it is away, once however
+// long it takes, and that it is back. The zero value is ready.
+type link struct {
+	opened, away bool
+}
+
+// change returns one of "connected", "away" and "back", or "" for what is no news.
+func (l *link) change(state client.ConnState) string {
+	switch {
+	case state == client.Connected && !l.opened:
+		l.opened, l.away = true, false
+		return "connected"
+	case state == client.Connected && l.away:
+		l.away = false
+		return "back"
+	case state == client.Reconnecting && !l.away:
+		l.away = true
+		return "away"
+	}
+	return ""
+}

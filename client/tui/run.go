@@ -1,0 +1,101 @@
+// Package tui is the terminal client of GRPCChatter, `grpcchatter chat`.
+//
+// On a terminal it asks for what it lacks and shows one room: text going up, a line of input under it.
+// Anywhere else, and on a terminal when asked to, it is a line protocol, so that a shell script can be a
+// bot: see Options.Plain.
+package tui
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// Options say where to chat and as whom. What is empty is asked for on a terminal. The line protocol has
+// nobody to ask: there Server, User, Password, and Room or Create must be set.
+type Options struct {
+	// Server is an address as client.New takes it.
+	Server         string
+	User, Password string
+	// Room is the short code of a room to join. RoomPassword is for a room that the user is no member of
+	// yet, or for the one to create; empty in the line protocol, it is the empty password.
+	Room, RoomPassword string
+	// Register makes the account first.
+	Register bool
+	// Create makes a room of this name, prints its short code, and joins it. It excludes Room.
+	Create string
+
+	// In, Out and Err are os.Stdin, os.Stdout and os.Stderr where they are nil. A Read from In that is
+	// under way when Run returns is left behind, for it cannot be called off.
+	In       io.Reader
+	Out, Err io.Writer
+
+	// Plain asks for the line protocol on a terminal too.
+	//
+	// Every line in is a message, as it stands: nothing is a command. Lines end with LF or CRLF; empty ones
+	// are skipped. Many are under way at a time, in order. A line over 1 MiB or not UTF-8, or one that the
+	// server rejects, is named on Err by its number.
+	//
+	// Every line out is a message of the room from the join on, one's own too, and nothing else:
+	// `2006-01-02T15:04:05Z name: text`, in UTC. In the text a backslash is `\\`, line feed, carriage return
+	// and tab are `\n`, `\r` and `\t`, and what could harm a terminal is `\u` and four hexadecimal digits,
+	// so `printf %b` of bash gives the text back. In a name space and colon are written like that as well.
+	//
+	// On Err come lines whose first word says what happened: `room CODE` when one was created, `connected`,
+	// `away`, `back`, `line N`.
+	//
+	// At the end of In, Run waits until every message is acknowledged and all up to the last of them have
+	// been written to Out. A program that only listens has to keep In open.
+	Plain bool
+}
+
+// ErrOutputClosed is what Run returns when nobody reads Out any more. There is nobody to tell.
+var ErrOutputClosed = errors.New("the output is closed")
+
+// Run chats until the person leaves, the input ends, the room is gone, or ctx is cancelled. It returns
+// nil after leaving and after a cancelled ctx. Every other error is a sentence for a person; in the line
+// protocol a message that was not sent is one. A terminal is given back as it was.
+func Run(ctx context.Context, o Options) error {
+	o.setDefaults()
+	if o.Room != "" && o.Create != "" {
+		return errors.New("--room and --create cannot be used together")
+	}
+	err := o.run(ctx)
+	if err == nil || errors.Is(err, errLeave) || ctx.Err() != nil {
+		return nil
+	}
+	return &failure{sentence(err), err}
+}
+
+func (o *Options) run(ctx context.Context) error {
+	in, out := terminal(o.In), terminal(o.Out)
+	if in == nil || out == nil || o.Plain {
+		return runPlain(ctx, *o)
+	}
+	s, err := openScreen(in, out)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return runScreen(ctx, *o, s)
+}
+
+func (o *Options) setDefaults() {
+	if o.In == nil {
+		o.In = os.Stdin
+	}
+	o.Out = cmp.Or[io.Writer](o.Out, os.Stdout)
+	o.Err = cmp.Or[io.Writer](o.Err, os.Stderr)
+}
+
+// terminal returns the file that x is, if it is a terminal.
+func terminal(x any) *os.File {
+	if f, ok := x.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package tui
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/width"
+)
+
+// harmful reports whether r must not reach a terminal as it is: controls (C0, DEL, C1), which move the
+// cursor or start an escape sequence; the bidirectional overrides and isolates, which make text read as
+// something it is not; and the two separators that some terminals take for a new line.
+func harmful(r rune) bool {
+	switch {
+	case unicode.IsControl(r):
+		return true
+	case r >= 0x202A && r <= 0x202E, r >= 0x2066 && r <= 0x2069:
+		return true
+	}
+	return r == 0x2028 || r == 0x2029
+}
+
+// visible is the form in which a harmful rune is shown on a screen: a control picture such as ␛ where
+// Unicode has one, otherwise the rune's number, such as <U+202E>.
+func visible(r rune) string {
+	switch {
+	case r < 0x20:
+		return string(0x2400 + r)
+	case r == 0x7F:
+		return "␡"
+	}
+	return fmt.Sprintf("<U+%04X>", r)
+}
+
+// screenLine makes s, which somebody else wrote, safe to show on one line of a terminal. Tabs become
+// four spaces; a line break is shown as ␊.
+func screenLine(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case r == '\t':
+			b.WriteString("    ")
+		case harmful(r):
+			b.WriteString(visible(r))
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// screenText is screenLine for a text that may have several lines. All but the first are indented by
+// indent columns, so that no text can look like a line of the chat itself.
+func screenText(s string, indent int) string {
+	s = strings.ReplaceAll(s, "\r\n", "\n")
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	for i, line := range lines {
+		lines[i] = screenLine(line)
+	}
+	return strings.Join(lines, "\n"+strings.Repeat(" ", indent))
+}
+
+// pipeText makes a message one line of the line protocol. A backslash becomes \\; line feed, carriage
+// return and tab become \n, \r and \t; every other harmful rune becomes \u and four hexadecimal digits.
+// Nothing else is changed, so the text can be had back: `printf %b` of bash undoes it.
+func pipeText(s string) string {
+	return escape(s, func(r rune) bool { return r == '\\' || harmful(r) })
+}
+
+// pipeName is pipeText for a user name, with spaces and colons escaped too: the name ends at the first
+// colon of the line's rest, whatever name an older server let in.
+func pipeName(s string) string {
+	return escape(s, func(r rune) bool { return r == '\\' || r == ':' || unicode.IsSpace(r) || harmful(r) })
+}
+
+func escape(s string, needed func(rune) bool) string {
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case !needed(r):
+			b.WriteRune(r)
+		case r == '\\':
+			b.WriteString(`\\`)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\r':
+			b.WriteString(`\r`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
+
+// columns is how many columns of a terminal s takes: two for wide East Asian characters and emoji, none
+// for what combines with the rune before it.
+func columns(s string) int {
+	n := 0
+	for _, r := range s {
+		n += runeColumns(r)
+	}
+	return n
+}
+
+func runeColumns(r rune) int {
+	if r < 0x300 {
+		return 1
+	}
+	if unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf) {
+		return 0
+	}
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	}
+	return 1
+}
+
+// count is a number with its noun: "1 message", "2 messages".
+func count[N int | uint64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+const (
+	// queueBytes bounds the bodies that wait for the committer.
+	queueBytes = 16 << 20
+	// maxBatch is how many messages one transaction stores at most.
+	maxBatch = 4096
+)
+
+// submission is a message on its way to the database.
+type submission struct {
+	s        *session
+	body     string
+	clientID string
+}
+
+// committer stores messages. One goroutine, run, takes all that wait, gives every message its seq, stores
+// them in one transaction and only then publishes them: nobody sees what a crash could take back.
+type committer struct {
+	store *store
+	log   *slog.Logger
+	queue chan submission
+	stop  chan struct{}
+	done  chan struct{} // closed when run has returned
+
+	// Scratch of run.
+	batch []submission
+	rooms []*room
+	msgs  []message
+	again []submission // resends of messages in the same batch
+}
+
+func newCommitter(st *store, log *slog.Logger, maxMessage int) *committer {
+	n := min(max(queueBytes/maxMessage, 64), maxBatch)
+	return &committer{store: st, log: log, queue: make(chan submission, n), stop: make(chan struct{}), done: make(chan struct{})}
+}
+
+// submit hands a message over, and waits while the queue is full. It returns false if the session ended
+// before there was room. The session must hold a slot for the message.
+func (c *committer) submit(sub submission) bool {
+	sub.s.holds.Add(1)
+	select {
+	case c.queue <- sub:
+		return true
+	case <-sub.s.done:
+		sub.s.drop()
+		return false
+	}
+}
+
+// run works until Drain.
+func (c *committer) run() {
+	defer close(c.done)
+	for {
+		select {
+		case sub := <-c.queue:
+			c.commit(c.gather(sub))
+		case <-c.stop:
+			for {
+				select {
+				case sub := <-c.queue:
+					c.commit(c.gather(sub))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// drain stores what waits still, and stops. Nobody may submit any more.
+func (c *committer) drain() {
+	close(c.stop)
+	<-c.done
+}
+
+// gather adds to the first message all others that wait.
+func (c *committer) gather(first submission) []submission {
+	c.batch = append(c.batch[:0], first)
+	for len(c.batch) < cap(c.queue) {
+		select {
+		case sub := <-c.queue:
+			c.batch = append(c.batch, sub)
+		default:
+			return c.batch
+		}
+	}
+	return c.batch
+}
+
+func (c *committer) commit(batch []submission) {
+	c.rooms = c.rooms[:0]
+	for _, sub := range batch {
+		r := sub.s.room
+		if len(r.batch) == 0 {
+			c.rooms = append(c.rooms, r)
+		}
+		r.batch = append(r.batch, sub)
+	}
+	err := c.storeAll(false)
+	// A resend, or a message to a room that was deleted a moment ago: sort them out, and store the others.
+	for tries := 0; errors.Is(err, errConflict) && tries < 3; tries++ {
+		err = c.storeAll(true)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+	msgs := c.msgs
+	for _, r := range c.rooms {
+		if err == nil {
+			publish(r, msgs[:len(r.batch)])
+			msgs = msgs[len(r.batch):]
+		}
+		clear(r.batch)
+		r.batch = r.batch[:0]
+	}
+	clear(c.msgs)
+	if len(c.again) > 0 {
+		again := c.again
+		c.again = nil
+		c.commit(again)
+	}
+}
+
+// storeAll gives the messages of c.rooms their seqs and stores them. With sorted set, it first answers and
+// takes away those that cannot be stored.
+func (c *committer) storeAll(sorted bool) error {
+	if sorted {
+		if err := c.sortOut(); err != nil {
+			return err
+		}
+	}
+	now := time.Now().UnixMicro()
+	c.msgs = c.msgs[:0]
+	for _, r := range c.rooms {
+		if r.next == 0 {
+			last, err := c.store.LastSeq(context.Background(), r.id)
+			if errors.Is(err, errNotFound) {
+				return errConflict // sortOut deals with it
+			} else if err != nil {
+				return err
+			}
+			r.next = last + 1
+			r.advance(last)
+		}
+		for i, sub := range r.batch {
+			c.msgs = append(c.msgs, message{
+				RoomID: r.id, Seq: r.next + uint64(i), UserID: sub.s.userID, UserName: sub.s.userName,
+				SentAt: now, ClientID: sub.clientID, Body: sub.body,
+			})
+		}
+	}
+	return c.store.AddMessages(c.msgs)
+}
+
+// publish makes the stored messages of r.batch visible.
+func publish(r *room, msgs []message) {
+	n := len(msgs)
+	if n == 0 {
+		return
+	}
+	b := &block{first: msgs[0].Seq, marks: make([]mark, n)}
+	size := 0
+	for i := range msgs {
+		size += len(msgs[i].Body) + len(msgs[i].UserName) + len(msgs[i].ClientID) + 48
+	}
+	b.data = make([]byte, 0, size)
+	for i := range msgs {
+		b.data, b.marks[i] = appendEvent(b.data, messageEvent(msgs[i]))
+		r.batch[i].s.stored(msgs[i].Seq)
+	}
+	r.next += uint64(n)
+	r.publish(b)
+	for _, sub := range r.batch {
+		<-sub.s.slots
+		sub.s.drop()
+	}
+}
+
+// fail ends the sessions whose messages could not be stored. They come again, with the same
+// client_message_id, so it does no harm if the commit took place and only its answer was lost.
+func (c *committer) fail(err error) {
+	e := public(c.log, err)
+	for _, r := range c.rooms {
+		r.next = 0
+		for _, sub := range r.batch {
+			sub.s.end(e)
+			sub.s.drop()
+		}
+	}
+}
+
+// sentID names a message as its sender does.
+type sentID struct {
+	room, user int64
+	clientID   string
+}
+
+// sortOut answers the messages that are stored already or whose room is gone, and takes them away. Of two in
+// the batch with one id, the second goes to c.again: it is looked at when the first is stored.
+func (c *committer) sortOut() error {
+	var wanted []message
+	for _, r := range c.rooms {
+		r.next = 0
+		for _, sub := range r.batch {
+			if sub.clientID != "" {
+				wanted = append(wanted, message{RoomID: r.id, UserID: sub.s.userID, ClientID: sub.clientID})
+			}
+		}
+	}
+	found, err := c.store.StoredBefore(wanted)
+	if err != nil {
+		return err
+	}
+	stored := make(map[sentID]message, len(found))
+	for _, m := range found {
+		stored[sentID{m.RoomID, m.UserID, m.ClientID}] = m
+	}
+	inBatch := map[sentID]bool{}
+	for _, r := range c.rooms {
+		gone := false
+		if _, err := c.store.LastSeq(context.Background(), r.id); errors.Is(err, errNotFound) {
+			gone = true
+		} else if err != nil {
+			return err
+		}
+		kept := r.batch[:0]
+		for _, sub := range r.batch {
+			id := sentID{r.id, sub.s.userID, sub.clientID}
+			m, known := stored[id]
+			switch {
+			case gone:
+				sub.s.end(errRoomDeleted)
+				sub.s.drop()
+			case known:
+				m.UserName = sub.s.userName
+				sub.s.answer(m.Seq, messageEvent(m))
+				sub.s.drop()
+			case sub.clientID != "" && inBatch[id]:
+				c.again = append(c.again, sub)
+			default:
+				inBatch[id] = true
+				kept = append(kept, sub)
+			}
+		}
+		clear(r.batch[len(kept):])
+		r.batch = kept
+	}
+	return nil
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/joho/godotenv"
+)
+
+// settings are the configuration as it comes: each key as flag, environment variable or line of the --config
+// file. They are texts, so that every error can name the key, and an empty one means the default.
+type settings struct {
+	ListenAddr          string `env:"LISTEN_ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT,…" help:"Addresses to listen on, by comma; each speaks REST and gRPC."`
+	Secret              string `env:"SECRET" placeholder:"TEXT" help:"Key that signs tokens, at least 32 bytes. Default: generated at the first start and kept in the database."`
+	SecretFile          string `env:"SECRET_FILE" placeholder:"PATH" help:"File that holds the SECRET instead."`
+	TokenDuration       string `env:"TOKEN_DURATION" default:"24h" placeholder:"DURATION" help:"How long tokens are valid, such as 10m or 24h."`
+	ShortCodeLength     string `env:"SHORT_CODE_LENGTH" default:"6" placeholder:"N" help:"Characters of a room's short code, 4 to 32."`
+	MaxMessageQueueSize string `env:"MAX_MESSAGE_QUEUE_SIZE" default:"255" placeholder:"N" help:"Messages that a room keeps in memory for live delivery; who is further behind reads from the database."`
+	MaxMessageSize      string `env:"MAX_MESSAGE_SIZE" default:"4096" placeholder:"BYTES" help:"Size of a message, at most."`
+	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
+	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether log-ins, joins and messages are limited."`
+	LogLevel            string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
+	LogFormat           string `env:"LOG_FORMAT" default:"text" placeholder:"text|json" help:"How the log on stderr is written."`
+	SQLiteSynchronous   string `name:"sqlite-synchronous" env:"SQLITE_SYNCHRONOUS" default:"full" placeholder:"full|normal" help:"full: what was acknowledged survives a power failure. normal: it survives a crash of the process."`
+	RESTServerAddress   string `name:"rest-server-address" env:"REST_SERVER_ADDRESS" placeholder:"HOST" help:"With REST_SERVER_PORT: one more address to listen on."`
+	RESTServerPort      string `name:"rest-server-port" env:"REST_SERVER_PORT" placeholder:"PORT"`
+	GRPCServerAddress   string `name:"grpc-server-address" env:"GRPC_SERVER_ADDRESS" placeholder:"HOST" help:"With GRPC_SERVER_PORT: one more address to listen on."`
+	GRPCServerPort      string `name:"grpc-server-port" env:"GRPC_SERVER_PORT" placeholder:"PORT"`
+}
+
+// dataSettings are those that commands beside the server need too.
+type dataSettings struct {
+	Config      kong.ConfigFlag `placeholder:"PATH" help:"File of lines KEY=VALUE with the keys in brackets. The environment and flags come before it."`
+	DatabaseURL string          `env:"DATABASE_URL" default:"sqlite:grpcchatter.db" placeholder:"URL" help:"Where the data is: sqlite:PATH."`
+}
+
+func (s dataSettings) check() error {
+	if path, ok := strings.CutPrefix(s.DatabaseURL, "sqlite:"); !ok || path == "" {
+		return errors.New("DATABASE_URL: want sqlite:PATH, such as sqlite:grpcchatter.db") // without the value: it may hold a password
+	}
+	return nil
+}
+
+// config is the configuration, checked.
+type config struct {
+	Listen           []string
+	Synchronous      string // FULL or NORMAL
+	Secret           string // empty: to be generated
+	TokenDuration    time.Duration
+	CodeLength       int
+	RingMessages     int
+	MaxMessage       int // bytes
+	RegistrationOpen bool
+	RateLimits       bool
+	LogLevel         slog.Level
+	LogJSON          bool
+}
+
+// check returns the configuration, or an error that names every key with a bad value.
+func (s settings) check() (c config, err error) {
+	var errs []error
+	bad := func(key, rule string, value string) {
+		errs = append(errs, fmt.Errorf("%s: %s, not %q", key, rule, value))
+	}
+	number := func(key, value string, least, most int) int {
+		n, err := strconv.Atoi(value)
+		if err != nil || n < least || n > most {
+			bad(key, fmt.Sprintf("want a number from %d to %d", least, most), value)
+		}
+		return n
+	}
+	choice := func(key, value string, choices ...string) string {
+		v := strings.ToLower(value)
+		if !slices.Contains(choices, v) {
+			bad(key, "want "+strings.Join(choices, " or "), value)
+		}
+		return v
+	}
+
+	for addr := range strings.SplitSeq(s.ListenAddr, ",") {
+		addr = strings.TrimSpace(addr)
+		if _, port, err := net.SplitHostPort(addr); err != nil || !isPort(port) {
+			bad("LISTEN_ADDR", "want HOST:PORT, several by comma", addr)
+		}
+		c.Listen = append(c.Listen, addr)
+	}
+	for _, pair := range []struct{ name, host, port string }{
+		{"REST", s.RESTServerAddress, s.RESTServerPort},
+		{"GRPC", s.GRPCServerAddress, s.GRPCServerPort},
+	} {
+		switch {
+		case pair.port != "" && !isPort(pair.port):
+			bad(pair.name+"_SERVER_PORT", "want a number from 0 to 65535", pair.port)
+		case pair.port != "":
+			c.Listen = append(c.Listen, net.JoinHostPort(pair.host, pair.port))
+		case pair.host != "":
+			errs = append(errs, fmt.Errorf("%s_SERVER_ADDRESS: it is set, but %s_SERVER_PORT is not", pair.name, pair.name))
+		}
+	}
+	c.Listen = withoutCovered(c.Listen)
+
+	c.Secret = s.Secret
+	if s.SecretFile != "" {
+		b, err := os.ReadFile(s.SecretFile)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("SECRET_FILE: %w", err))
+		case s.Secret != "":
+			errs = append(errs, errors.New("SECRET_FILE: SECRET is set too; set one of them"))
+		}
+		c.Secret = strings.TrimRight(string(b), "\r\n")
+	}
+	if n := len(c.Secret); n < 32 && (n > 0 || s.SecretFile != "") {
+		errs = append(errs, fmt.Errorf("SECRET: want at least 32 bytes, not %d", n))
+	}
+	if c.TokenDuration, err = time.ParseDuration(s.TokenDuration); err != nil || c.TokenDuration < time.Second {
+		bad("TOKEN_DURATION", "want a duration of at least 1s, such as 10m or 24h", s.TokenDuration)
+	}
+	c.CodeLength = number("SHORT_CODE_LENGTH", s.ShortCodeLength, 4, 32)
+	c.RingMessages = number("MAX_MESSAGE_QUEUE_SIZE", s.MaxMessageQueueSize, 1, 1_000_000)
+	c.MaxMessage = number("MAX_MESSAGE_SIZE", s.MaxMessageSize, 1, 1<<20)
+	c.RegistrationOpen = choice("REGISTRATION", s.Registration, "open", "closed") == "open"
+	c.RateLimits = choice("RATE_LIMITS", s.RateLimits, "on", "off") == "on"
+	c.LogJSON = choice("LOG_FORMAT", s.LogFormat, "text", "json") == "json"
+	c.Synchronous = choice("SQLITE_SYNCHRONOUS", s.SQLiteSynchronous, "full", "normal")
+	if err := c.LogLevel.UnmarshalText([]byte(choice("LOG_LEVEL", s.LogLevel, "debug", "info", "warn", "error"))); err != nil && len(errs) == 0 {
+		bad("LOG_LEVEL", "want a level", s.LogLevel)
+	}
+	if len(errs) > 0 {
+		texts := make([]string, len(errs))
+		for i, err := range errs {
+			texts[i] = err.Error()
+		}
+		return c, errors.New(strings.Join(texts, "; "))
+	}
+	return c, nil
+}
+
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}
+
+// withoutCovered takes away the addresses that another one covers: its equal, or the same port of all hosts.
+// So the original's file, with 0.0.0.0:8080, works beside the default of LISTEN_ADDR.
+func withoutCovered(addrs []string) (kept []string) {
+	for i, addr := range addrs {
+		host, port, _ := net.SplitHostPort(addr)
+		covered := slices.Contains(addrs[:i], addr)
+		if port != "0" && !isWildcard(host) {
+			for _, other := range addrs {
+				h, p, _ := net.SplitHostPort(other)
+				covered = covered || p == port && isWildcard(h)
+			}
+		}
+		if !covered {
+			kept = append(kept, addr)
+		}
+	}
+	return kept
+}
+
+func isWildcard(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+// configFile reads a file for --config. keys are the ones that it may have.
+func configFile(r io.Reader, keys []string) (kong.Resolver, error) {
+	values, err := godotenv.Parse(r)
+	if err != nil {
+		return nil, err
+	}
+	for key := range values {
+		if !slices.Contains(keys, key) {
+			return nil, fmt.Errorf("%s: there is no such key", key)
+		}
+	}
+	return resolver(values), nil
+}
+
+// resolver lets the environment come before the values of a file, which kong alone would do the other way
+// round, and takes an empty variable for one that is not set.
+func resolver(file map[string]string) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		for _, key := range flag.Envs {
+			env, set := os.LookupEnv(key)
+			switch {
+			case env != "":
+				return nil, nil // kong has it
+			case file[key] != "":
+				return file[key], nil
+			case set:
+				return flag.Default, nil
+			}
+		}
+		return nil, nil
+	})
+}

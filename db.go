@@ -1,0 +1,374 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+//go:embed schema.sql
+var schemaSQL string
+
+// schemaVersion is the version of schema.sql. A database of a later one is refused.
+const schemaVersion = 1
+
+// What a caller of the store can meet. A driver's own errors never leave the store's files.
+var (
+	errNotFound    = errors.New("no such row")
+	errConflict    = errors.New("a unique or foreign key forbids it")
+	errDiskFull    = errors.New("the disk is full")
+	errUnavailable = errors.New("the database does not answer")
+	// errBroken means that the database can no longer be trusted to keep what it confirms: the process has
+	// to end (https://www.sqlite.org/atomiccommit.html, section 9).
+	errBroken = errors.New("the database cannot be written reliably")
+)
+
+// store is all data, in one SQLite file. It is safe for concurrent use, except where a method says so.
+type store struct {
+	w *sql.DB // one connection: SQLite has one writer
+	r *sql.DB // read-only
+	// lock holds an exclusive transaction on a file beside the database for as long as a server runs on it.
+	lock *sql.DB
+	path string
+	// onBroken is told when a write meets errBroken. Set it before the first one.
+	onBroken func(error)
+
+	insert, lookup batchStmts
+}
+
+// storeOptions are how to open a store.
+type storeOptions struct {
+	URL         string // sqlite:PATH
+	Synchronous string // full or normal
+	Create      bool   // make a new database where there is none
+	Exclusive   bool   // as a server: only one process at a time
+}
+
+// openStore opens a database, of which the schema is made or checked.
+func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
+	path, err := filepath.Abs(strings.TrimPrefix(o.URL, "sqlite:"))
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	// The lock is one for all names of the file.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	s := &store{path: path}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+			err = fmt.Errorf("cannot open the database %s: %w", path, describe(err))
+		}
+	}()
+
+	if !o.Create {
+		_, err = os.Stat(path)
+	} else {
+		err = createPrivate(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.Exclusive {
+		if err := s.takeLock(ctx); err != nil {
+			return nil, err
+		}
+	}
+	dsn := func(more string) string {
+		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?_time_format=sqlite&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)" + more
+	}
+	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
+		return nil, err
+	}
+	s.w.SetMaxOpenConns(1)
+	if err := s.migrate(ctx); err != nil {
+		return nil, err
+	}
+	if s.r, err = sql.Open("sqlite", dsn("&mode=ro&_pragma=query_only(1)")); err != nil {
+		return nil, err
+	}
+	s.r.SetMaxOpenConns(readers)
+	s.r.SetMaxIdleConns(readers)
+	return s, s.prepareBatches(ctx)
+}
+
+// readers is how many connections read at once; each has a page cache of about 2 MB.
+const readers = 8
+
+// createPrivate makes a file if there is none, for its mode's sake: SQLite gives -wal and -shm the same one.
+// It has to happen before SQLite opens the file: to close a descriptor later would drop SQLite's locks.
+func createPrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// takeLock makes this the only server on the database. The lock goes with the process, however it ends.
+func (s *store) takeLock(ctx context.Context) error {
+	path := s.path + "-lock"
+	err := createPrivate(path)
+	if err != nil {
+		return err
+	}
+	s.lock, err = sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_pragma=busy_timeout(0)&_pragma=journal_mode(memory)")
+	if err != nil {
+		return err
+	}
+	conn, err := s.lock.Conn(ctx) // never given back: it has the transaction
+	if err == nil {
+		_, err = conn.ExecContext(ctx, "BEGIN EXCLUSIVE")
+	}
+	if isSQLite(err, sqlite3.SQLITE_BUSY) {
+		return errors.New("another server is running on it")
+	}
+	return err
+}
+
+// Close waits for running queries.
+func (s *store) Close() error {
+	var errs []error
+	for _, db := range []*sql.DB{s.r, s.w, s.lock} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Ping tells whether the database answers.
+func (s *store) Ping(ctx context.Context) error {
+	var one int
+	return dbError(s.r.QueryRowContext(ctx, `SELECT 1 FROM schema_version`).Scan(&one))
+}
+
+func (s *store) migrate(ctx context.Context) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var tables, ours int
+		err := tx.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'schema_version') FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
+		switch {
+		case err != nil:
+			return err
+		case tables == 0:
+			_, err := tx.ExecContext(ctx, strings.NewReplacer(
+				"{identity}", "integer PRIMARY KEY AUTOINCREMENT",
+				"{timestamp}", "timestamp",
+				"{clustered}", "WITHOUT ROWID",
+			).Replace(schemaSQL))
+			return err
+		case ours == 0:
+			return errors.New("it is the database of another program")
+		}
+		var version int
+		if err := tx.QueryRowContext(ctx, `SELECT version FROM schema_version`).Scan(&version); err != nil {
+			return err
+		}
+		if version > schemaVersion {
+			return fmt.Errorf("it was made by a newer version of grpcchatter (its schema is %d, this program knows %d): update the program", version, schemaVersion)
+		}
+		return nil
+	})
+}
+
+// write runs fn in a transaction of the one writer. Once begun it goes through even if ctx ends: fn gets a
+// context that does not, because an interrupted statement would poison the connection that all share.
+func (s *store) write(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	tx, err := s.w.BeginTx(ctx, nil)
+	if err != nil {
+		return dbError(err)
+	}
+	if err = fn(ctx, tx); err != nil {
+		_ = tx.Rollback()
+	} else {
+		err = tx.Commit()
+	}
+	err = dbError(err)
+	if errors.Is(err, errBroken) && s.onBroken != nil {
+		s.onBroken(err)
+	}
+	return err
+}
+
+func isSQLite(err error, codes ...int) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, c := range codes {
+		if e.Code() == c || e.Code()&0xff == c {
+			return true
+		}
+	}
+	return false
+}
+
+// dbError turns a driver's error into one of ours, which it wraps.
+func dbError(err error) error {
+	var kind error
+	switch {
+	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, sql.ErrNoRows):
+		return errNotFound
+	case isSQLite(err, sqlite3.SQLITE_CONSTRAINT):
+		kind = errConflict
+	case isSQLite(err, sqlite3.SQLITE_FULL):
+		kind = errDiskFull
+	case isSQLite(err, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+		kind = errBroken
+	case isSQLite(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN), errors.Is(err, sql.ErrConnDone):
+		kind = errUnavailable
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", kind, err)
+}
+
+// describe puts what stops a database from being opened into words for a person.
+func describe(err error) error {
+	switch {
+	case isSQLite(err, sqlite3.SQLITE_NOTADB):
+		return errors.New("the file is not a SQLite database")
+	case isSQLite(err, sqlite3.SQLITE_READONLY), errors.Is(err, os.ErrPermission):
+		return errors.New("no permission to write to it or to its folder")
+	case errors.Is(err, os.ErrNotExist):
+		return errors.New("there is none, or not even its folder")
+	case isSQLite(err, sqlite3.SQLITE_CANTOPEN):
+		return errors.New("it, or a file beside it, cannot be opened")
+	case isSQLite(err, sqlite3.SQLITE_BUSY):
+		return errors.New("another program keeps it locked")
+	}
+	return err
+}
+
+// Setting returns the value kept under name, first stored from make if there is none.
+func (s *store) Setting(ctx context.Context, name string, make func() string) (value string, err error) {
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = $1`, name).Scan(&value)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		value = make()
+		_, err = tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES ($1, $2)`, name, value)
+		return err
+	})
+	return value, err
+}
+
+// user is a row of users. Two copies with the same Version have the same role, password and state.
+type user struct {
+	ID        int64
+	CreatedAt time.Time
+	Name      string
+	Hash      string // of the password
+	Role      string
+	Disabled  bool
+	Version   int64
+}
+
+const (
+	roleUser  = "USER"
+	roleAdmin = "ADMIN"
+)
+
+// An account without a role is a USER: the original's scripts allow it.
+const selectUser = `SELECT u.id, u.created_at, u.username, u.password, coalesce(r.name, 'USER'), u.disabled, u.version
+	FROM users u LEFT JOIN roles r ON r.id = u.role_id `
+
+func scanUser(row interface{ Scan(...any) error }) (u user, err error) {
+	err = row.Scan(&u.ID, &u.CreatedAt, &u.Name, &u.Hash, &u.Role, &u.Disabled, &u.Version)
+	return u, dbError(err)
+}
+
+func nameKey(name string) string { return strings.ToLower(name) }
+
+// AddUser stores a new account. errConflict: the name is taken.
+func (s *store) AddUser(ctx context.Context, name, hash, role string) (user, error) {
+	u := user{Name: name, Hash: hash, Role: role, CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `INSERT INTO users (created_at, username, name_key, password, role_id)
+			VALUES ($1, $2, $3, $4, (SELECT id FROM roles WHERE name = $5)) RETURNING id`,
+			u.CreatedAt, name, nameKey(name), hash, role).Scan(&u.ID)
+	})
+	return u, err
+}
+
+// UserByName finds an account by its exact name, else by its name without regard to case.
+func (s *store) UserByName(ctx context.Context, name string) (user, error) {
+	return scanUser(s.r.QueryRowContext(ctx, selectUser+`WHERE u.username = $1 OR u.name_key = $2
+		ORDER BY CASE WHEN u.username = $1 THEN 0 ELSE 1 END LIMIT 1`, name, nameKey(name)))
+}
+
+func (s *store) UserByID(ctx context.Context, id int64) (user, error) {
+	return scanUser(s.r.QueryRowContext(ctx, selectUser+`WHERE u.id = $1`, id))
+}
+
+// Users lists every account by name.
+func (s *store) Users(ctx context.Context) ([]user, error) {
+	return s.users(ctx, selectUser+`ORDER BY u.username`)
+}
+
+// UsersChangedSince lists, by version, the accounts whose version is above v.
+func (s *store) UsersChangedSince(ctx context.Context, v int64) ([]user, error) {
+	return s.users(ctx, selectUser+`WHERE u.version > $1 ORDER BY u.version`, v)
+}
+
+func (s *store) users(ctx context.Context, query string, args ...any) (users []user, err error) {
+	err = s.each(ctx, func(rows *sql.Rows) error {
+		u, err := scanUser(rows)
+		users = append(users, u)
+		return err
+	}, query, args...)
+	return users, err
+}
+
+// each runs a query on a reader and calls fn for every row.
+func (s *store) each(ctx context.Context, fn func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := s.r.QueryContext(ctx, query, args...)
+	if err != nil {
+		return dbError(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := fn(rows); err != nil {
+			return dbError(err)
+		}
+	}
+	return dbError(rows.Err())
+}
+
+// ReplaceHash stores a better hash of the same password. It does nothing if the password was changed.
+func (s *store) ReplaceHash(ctx context.Context, id int64, old, hash string) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE users SET password = $1 WHERE id = $2 AND password = $3`, hash, id, old)
+		return err
+	})
+}
+
+// ChangeUser sets an account's password hash, role and state, and raises its version: every token that it
+// has stops working. Another user's version is never the same.
+func (s *store) ChangeUser(ctx context.Context, u user) error {
+	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE users SET password = $1, role_id = (SELECT id FROM roles WHERE name = $2),
+			disabled = $3, version = (SELECT max(version) + 1 FROM users) WHERE id = $4`, u.Hash, u.Role, u.Disabled, u.ID)
+		return err
+	})
+}

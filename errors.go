@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// errorDomain is the domain of google.rpc.ErrorInfo in every error of the server.
+const errorDomain = "grpcchatter"
+
+// apiError is an error that a caller may see. The table below has them all; client/errors.go mirrors it.
+type apiError struct {
+	Reason  string // stable, for programs
+	GRPC    codes.Code
+	HTTP    int
+	Message string        // a sentence for a person
+	Retry   time.Duration // when to try again; 0: no advice
+	Field   string        // which argument broke a rule
+}
+
+var (
+	errTokenMissing       = &apiError{"TOKEN_MISSING", codes.Unauthenticated, 401, "This call needs a token: send it as the metadata \"authorization: Bearer <token>\".", 0, ""}
+	errTokenInvalid       = &apiError{"TOKEN_INVALID", codes.Unauthenticated, 401, "The token is not valid here: log in or join the room again.", 0, ""}
+	errTokenExpired       = &apiError{"TOKEN_EXPIRED", codes.Unauthenticated, 401, "The token has expired: log in or join the room again.", 0, ""}
+	errInvalidCredentials = &apiError{"INVALID_CREDENTIALS", codes.Unauthenticated, 401, "The user name or the password is wrong.", 0, ""}
+	errAccountDisabled    = &apiError{"ACCOUNT_DISABLED", codes.PermissionDenied, 403, "This account is disabled: ask the server's administrator.", 0, ""}
+	errRegistrationClosed = &apiError{"REGISTRATION_CLOSED", codes.PermissionDenied, 403, "This server takes no new accounts: ask its administrator for one.", 0, ""}
+	errNameTaken          = &apiError{"NAME_TAKEN", codes.AlreadyExists, 409, "This user name is taken: choose another one.", 0, ""}
+	errRoomAccessDenied   = &apiError{"ROOM_ACCESS_DENIED", codes.PermissionDenied, 403, "There is no such room, or its password is another one.", 0, ""}
+	errRoomNotFound       = &apiError{"ROOM_NOT_FOUND", codes.NotFound, 404, "You are in no room of this short code.", 0, ""}
+	errNotOwner           = &apiError{"NOT_OWNER", codes.PermissionDenied, 403, "Only the owner of the room or an administrator may do this.", 0, ""}
+	errRoomDeleted        = &apiError{"ROOM_DELETED", codes.NotFound, 404, "The room was deleted.", 0, ""}
+	errInvalidField       = &apiError{"INVALID_FIELD", codes.InvalidArgument, 400, "An argument breaks a rule.", 0, ""}
+	errInvalidJSON        = &apiError{"INVALID_JSON", codes.InvalidArgument, 400, "The body is not the JSON object that this call takes.", 0, ""}
+	errBodyTooLarge       = &apiError{"BODY_TOO_LARGE", codes.InvalidArgument, 413, "The body is larger than 16 KiB.", 0, ""}
+	errNoSuchPath         = &apiError{"NOT_FOUND", codes.Unimplemented, 404, "There is nothing at this path.", 0, ""}
+	errNoSuchMethod       = &apiError{"METHOD_NOT_ALLOWED", codes.Unimplemented, 405, "This path does not take this method: see the header Allow.", 0, ""}
+	errRateLimited        = &apiError{"RATE_LIMITED", codes.ResourceExhausted, 429, "Too many tries: wait a moment.", time.Second, ""}
+	errStorageFull        = &apiError{"STORAGE_FULL", codes.ResourceExhausted, 507, "The server's disk is full: nothing can be stored until there is room again.", 0, ""}
+	errOverloaded         = &apiError{"OVERLOADED", codes.Unavailable, 503, "The server is checking too many passwords at once: try again.", 2 * time.Second, ""}
+	errDatabaseAway       = &apiError{"DATABASE_UNAVAILABLE", codes.Unavailable, 503, "The server's database does not answer: try again.", time.Second, ""}
+	errShuttingDown       = &apiError{"SHUTTING_DOWN", codes.Unavailable, 503, "The server is shutting down: connect again.", time.Second, ""}
+	errStalled            = &apiError{"STALLED", codes.Unavailable, 503, "You did not read for too long: connect again, and resume after the last seq that you have.", 100 * time.Millisecond, ""}
+	errInternal           = &apiError{"INTERNAL", codes.Internal, 500, "Something went wrong in the server.", 0, ""}
+)
+
+func (e *apiError) Error() string { return e.Message }
+
+// Is makes an error with other words or another delay the same to errors.Is.
+func (e *apiError) Is(target error) bool {
+	t, ok := target.(*apiError)
+	return ok && t.Reason == e.Reason
+}
+
+// invalid is errInvalidField for one field, with the rule that it breaks.
+func invalid(field, rule string) error {
+	e := *errInvalidField
+	e.Field, e.Message = field, rule
+	return &e
+}
+
+// retryIn is errRateLimited with the time to wait.
+func retryIn(d time.Duration) error {
+	e := *errRateLimited
+	e.Retry = d
+	return &e
+}
+
+// public turns any error into one that a caller may see. What no rule names becomes errInternal, and its
+// cause goes to the log.
+func public(log *slog.Logger, err error) *apiError {
+	var e *apiError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, errDiskFull):
+		e = errStorageFull
+	case errors.Is(err, errUnavailable), errors.Is(err, errBroken):
+		e = errDatabaseAway
+	default:
+		e = errInternal
+	}
+	log.Error("request failed", "reason", e.Reason, "cause", err)
+	return e
+}
+
+// grpcError turns an error into a gRPC status with its details.
+func grpcError(log *slog.Logger, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return status.FromContextError(err).Err()
+	}
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return err // of grpc-go itself, or of its health and reflection services
+	}
+	e := public(log, err)
+	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: e.Reason, Domain: errorDomain}}
+	if e.Retry > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(e.Retry)})
+	}
+	if e.Field != "" {
+		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
+			{Field: e.Field, Description: e.Message},
+		}})
+	}
+	st, err := status.New(e.GRPC, e.Message).WithDetails(details...)
+	if err != nil {
+		return status.Error(e.GRPC, e.Message)
+	}
+	return st.Err()
+}
+
+// writeError answers a REST call with an error.
+func writeError(log *slog.Logger, w http.ResponseWriter, err error) {
+	e := public(log, err)
+	if e.Retry > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.Retry.Seconds()))))
+	}
+	writeJSON(w, e.HTTP, struct {
+		Error string `json:"error"`
+		Code  string `json:"code"`
+	}{e.Message, e.Reason})
+}
+
+func writeJSON(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// limits slows down who tries or writes too much. The zero value limits nothing. It is safe for concurrent use.
+type limits struct {
+	Login    *limiter // failed log-ins, by account
+	LoginIP  *limiter // failed log-ins, by address
+	Register *limiter // new accounts, by address
+	Join     *limiter // wrong room passwords, by user
+	Message  *limiter // messages, by user
+}
+
+// newLimits returns the limits in force with RATE_LIMITS=on. The README has them as a table.
+func newLimits() limits {
+	return limits{
+		Login:    newLimiter(rate.Every(10*time.Second), 10),
+		LoginIP:  newLimiter(rate.Every(time.Second), 100),
+		Register: newLimiter(rate.Every(time.Second), 200),
+		Join:     newLimiter(rate.Every(10*time.Second), 20),
+		Message:  newLimiter(200, 5000),
+	}
+}
+
+// limiter is one token bucket a key. Who has none left is refused until the next one comes: slowed, never
+// locked out. A nil *limiter refuses nobody.
+type limiter struct {
+	limit rate.Limit
+	burst int
+
+	mu      sync.Mutex // guards the fields below
+	buckets map[string]*rate.Limiter
+	sweepAt int // sweep when there are so many
+}
+
+func newLimiter(limit rate.Limit, burst int) *limiter {
+	return &limiter{limit: limit, burst: burst, buckets: map[string]*rate.Limiter{}, sweepAt: 1024}
+}
+
+// Full buckets say the same as none: they are dropped when the map has doubled.
+func (l *limiter) bucket(key string) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.buckets[key]
+	if b != nil {
+		return b
+	}
+	if len(l.buckets) >= l.sweepAt {
+		for k, b := range l.buckets {
+			if b.Tokens() >= float64(l.burst) {
+				delete(l.buckets, k)
+			}
+		}
+		l.sweepAt = max(1024, 2*len(l.buckets))
+	}
+	b = rate.NewLimiter(l.limit, l.burst)
+	l.buckets[key] = b
+	return b
+}
+
+// Take uses one try of key, or returns errRateLimited with the time until the next.
+func (l *limiter) Take(key string) error {
+	if l == nil {
+		return nil
+	}
+	r := l.bucket(key).Reserve()
+	if d := r.Delay(); d > 0 {
+		r.Cancel()
+		return retryIn(d)
+	}
+	return nil
+}
+
+// Check returns what Take would, and uses nothing.
+func (l *limiter) Check(key string) error {
+	if l == nil {
+		return nil
+	}
+	if missing := 1 - l.bucket(key).Tokens(); missing > 0 {
+		return retryIn(time.Duration(missing / float64(l.limit) * float64(time.Second)))
+	}
+	return nil
+}

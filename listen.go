@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/soheilhy/cmux"
+)
+
+const (
+	// sniffTimeout is how long a new connection may take to show what it speaks.
+	sniffTimeout = 10 * time.Second
+	// ackTimeout is how long sent data may stay without an acknowledgement of the peer's TCP.
+	ackTimeout = 20 * time.Second
+)
+
+// listener is one address that speaks gRPC and HTTP/1.
+type listener struct {
+	net.Listener
+	mux        cmux.CMux
+	grpc, http net.Listener
+}
+
+func listen(addr string) (*listener, error) {
+	l, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("LISTEN_ADDR: %s is in use by another program", addr)
+	case err != nil:
+		return nil, fmt.Errorf("LISTEN_ADDR: cannot listen on %s: %w", addr, err)
+	}
+	root := patientListener{l}
+	m := cmux.New(root)
+	m.SetReadTimeout(sniffTimeout)
+	// By the preface alone. By the content type, grpc-go's clients would wait for SETTINGS that do not come
+	// before the match (cmux #64).
+	return &listener{Listener: root, mux: m, grpc: m.Match(cmux.HTTP2()), http: m.Match(cmux.Any())}, nil
+}
+
+// url is the address as a person types it.
+func (l *listener) url() string {
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	if isWildcard(host) {
+		host = "localhost"
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return "http://" + host + ":" + port
+}
+
+// patientListener waits where Accept fails for a while, as it does when descriptors run out: cmux would try
+// again at once, with all of a processor.
+type patientListener struct{ net.Listener }
+
+func (l patientListener) Accept() (net.Conn, error) {
+	const least, most = 5 * time.Millisecond, time.Second
+	for pause := least; ; pause = min(2*pause, most) {
+		conn, err := l.Listener.Accept()
+		var ne net.Error
+		switch {
+		case err == nil:
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				setAckTimeout(tcp, ackTimeout)
+			}
+			return conn, nil
+		case errors.As(err, &ne) && ne.Temporary(): //nolint: what net/http and grpc-go ask too
+			time.Sleep(pause)
+		default:
+			return nil, err
+		}
+	}
+}

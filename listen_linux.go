@@ -1,0 +1,20 @@
+package main
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// setAckTimeout ends a connection whose peer does not acknowledge for d, or keeps its window shut for d
+// (TCP_USER_TIMEOUT, RFC 5482). grpc-go does this itself, but only on a connection that cmux has not wrapped.
+func setAckTimeout(c *net.TCPConn, d time.Duration) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return // the connection is closed already
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+	})
+}

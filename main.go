@@ -1,0 +1,143 @@
+// Command grpcchatter is a chat server, its terminal client, and the commands to look after it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/grpcchatter/grpcchatter/client/tui"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "grpcchatter:", err)
+		os.Exit(1)
+	}
+}
+
+// commands are the program's commands and flags.
+type commands struct {
+	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run the server. This is what grpcchatter does without a command."`
+	Chat    chatCommand    `cmd:"" help:"Chat in the terminal."`
+	User    userCommand    `cmd:"" help:"Look after accounts, beside a running server."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+// streams are the standard ones.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// run is the program: it ends with ctx, or when its command is done.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) error {
+	var cmds commands
+	exited := false
+	var parser *kong.Kong
+	parser, err := kong.New(&cmds,
+		kong.Name("grpcchatter"),
+		kong.Description("A chat server in one binary: accounts over REST, rooms and live messages over gRPC."),
+		kong.Writers(out, errOut),
+		kong.Exit(func(int) { exited = true }), // only main exits
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Resolvers(resolver(nil)),
+		kong.Configuration(func(r io.Reader) (kong.Resolver, error) { return configFile(r, keysOf(parser.Model)) }),
+	)
+	if err != nil {
+		return err
+	}
+	kctx, err := parser.Parse(args)
+	if exited {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (grpcchatter --help shows what there is)", err)
+	}
+	kctx.BindTo(ctx, (*context.Context)(nil))
+	return kctx.Run(streams{in, out, errOut})
+}
+
+// keysOf lists the configuration keys of the commands that take a --config file.
+func keysOf(app *kong.Application) (keys []string) {
+	for _, cmd := range app.Leaves(false) {
+		flags := cmd.AllFlags(false)
+		for _, group := range flags {
+			for _, flag := range group {
+				keys = append(keys, flag.Envs...)
+			}
+		}
+	}
+	return keys
+}
+
+type serveCommand struct {
+	dataSettings
+	settings
+}
+
+func (c *serveCommand) Run(ctx context.Context, std streams) error {
+	if err := c.dataSettings.check(); err != nil {
+		return err
+	}
+	cfg, err := c.settings.check()
+	if err != nil {
+		return err
+	}
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(std.err, options)
+	if cfg.LogJSON {
+		handler = slog.NewJSONHandler(std.err, options)
+	}
+	s, err := newServer(ctx, cfg, c.DatabaseURL, slog.New(handler))
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, std.out)
+}
+
+type chatCommand struct {
+	Server       string `env:"GRPCCHATTER_SERVER" placeholder:"URL" help:"The server, such as http://localhost:8080."`
+	User         string `env:"GRPCCHATTER_USER" placeholder:"NAME" help:"The account."`
+	Password     string `env:"GRPCCHATTER_PASSWORD" placeholder:"TEXT" help:"Its password. Others on this machine can see a flag: the variable is safer."`
+	Room         string `env:"GRPCCHATTER_ROOM" placeholder:"CODE" help:"The room's short code."`
+	RoomPassword string `env:"GRPCCHATTER_ROOM_PASSWORD" placeholder:"TEXT" help:"The room's password."`
+	Register     bool   `help:"Create the account first."`
+	Create       string `placeholder:"NAME" help:"Create a room of this name, print its short code, and join it."`
+	Plain        bool   `help:"Lines in are messages, lines out are 'time name: text', even on a terminal."`
+}
+
+func (c *chatCommand) Run(ctx context.Context, std streams) error {
+	return tui.Run(ctx, tui.Options{
+		Server: c.Server, User: c.User, Password: c.Password, Room: c.Room, RoomPassword: c.RoomPassword,
+		Register: c.Register, Create: c.Create, Plain: c.Plain, In: std.in, Out: std.out, Err: std.err,
+	})
+}
+
+type versionCommand struct{}
+
+func (versionCommand) Run(std streams) error {
+	version := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = strings.TrimSpace(info.Main.Version + " " + info.GoVersion)
+	}
+	_, err := fmt.Fprintln(std.out, "grpcchatter", version)
+	return err
+}
+
+// isTemporary tells a program that `go run` has built.
+func isTemporary(exe string) bool {
+	return strings.HasPrefix(filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(exe)))), "go-build")
+}

@@ -1,0 +1,88 @@
+package main
+
+// maxFrame is about how many bytes of events go out as one gRPC message, and so how much may wait for a
+// receiver that is slow. One event may be larger.
+const maxFrame = 64 << 10
+
+// ringBytes is how much a ring keeps for those who are a little behind, however few messages keep asks for.
+const ringBytes = 256 << 10
+
+// block is the events of one commit in one room, or one event that is not stored. It is encoded once, and
+// never changed: all members' frames share it.
+type block struct {
+	data  []byte   // ChatResponse.events, one after the other
+	marks []mark   // of each event
+	first uint64   // the seq of the first event; 0: not stored
+	from  *session // of an event that is not stored: who must not get it
+}
+
+func (b *block) last() uint64 { return b.first + uint64(len(b.marks)) - 1 }
+
+// start is where event i begins, with tag and length.
+func (b *block) start(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return b.marks[i-1].end
+}
+
+// span is some events of a block.
+type span struct {
+	data     []byte
+	block    *block // nil for an event of one stream alone
+	from, to int    // events of block
+}
+
+// span returns the events from i on that fit into max bytes: none if not even the first does, unless max is
+// a whole frame.
+func (b *block) span(i, max int) span {
+	start := b.start(i)
+	to := i
+	for to < len(b.marks) && b.marks[to].end-start <= max {
+		to++
+	}
+	if to == i && max >= maxFrame {
+		to++
+	}
+	return span{data: b.data[start:b.start(to)], block: b, from: i, to: to}
+}
+
+// ring is the newest blocks of a room, by position: blocks[0] is at first. Its room's mu guards it.
+type ring struct {
+	blocks   []*block
+	first    uint64
+	messages int
+	bytes    int
+}
+
+func (r *ring) end() uint64 { return r.first + uint64(len(r.blocks)) }
+
+// push adds a block, and lets go of the oldest ones as long as what is left has keep messages and ringBytes.
+func (r *ring) push(b *block, keep int) {
+	r.blocks = append(r.blocks, b)
+	r.count(b, 1)
+	for len(r.blocks) > 1 {
+		old := r.blocks[0]
+		messages, bytes := r.messages, r.bytes-old.size()
+		if old.first != 0 {
+			messages -= len(old.marks)
+		}
+		if messages < keep || bytes < ringBytes {
+			break
+		}
+		r.count(old, -1)
+		r.blocks[0] = nil
+		r.blocks = r.blocks[1:]
+		r.first++
+	}
+}
+
+func (r *ring) count(b *block, sign int) {
+	r.bytes += sign * b.size()
+	if b.first != 0 {
+		r.messages += sign * len(b.marks)
+	}
+}
+
+// size is about what a block takes of memory.
+func (b *block) size() int { return len(b.data) + 24*len(b.marks) + 100 }

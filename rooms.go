@@ -1,0 +1,316 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+const (
+	// stallLimit is how long one frame may wait for its receiver before the session is cut.
+	stallLimit = 8 * time.Second
+	// stallCheck is how often that is looked at.
+	stallCheck = time.Second
+	// joinGrace is how long somebody who joined by the original's protocol counts as present while its
+	// stream is still to open.
+	joinGrace = 10 * time.Second
+)
+
+// hub holds the rooms that somebody is in. It is a cache: a room that nobody is in is forgotten, and comes
+// back from the database. It is safe for concurrent use.
+type hub struct {
+	lastSeq func(ctx context.Context, roomID int64) (uint64, error)
+	keep    int // messages that a room's ring holds at least
+
+	mu     sync.Mutex // guards the fields below, and refs of every room
+	rooms  map[int64]*room
+	closed error // why nobody can enter any more
+}
+
+func newHub(keep int, lastSeq func(context.Context, int64) (uint64, error)) *hub {
+	return &hub{lastSeq: lastSeq, keep: keep, rooms: map[int64]*room{}}
+}
+
+// room is what is live of a room: its newest messages, its sessions and who is present.
+type room struct {
+	id  int64
+	hub *hub
+
+	refs    int           // sessions, uncommitted messages and joins; guarded by hub.mu
+	loaded  chan struct{} // closed when last or loadErr is set
+	loadErr error
+
+	next  uint64       // of the committer: the seq of the next message; 0: to be asked from the database
+	batch []submission // of the committer
+
+	mu       sync.Mutex // guards the fields below
+	last     uint64     // the newest seq that members may see
+	ring     ring
+	sessions map[*session]struct{}
+	present  map[int64]*presence // by user
+	closed   error               // why the room is no more
+}
+
+// presence is a user's in one room: one for all of its devices.
+type presence struct {
+	name    string
+	streams int
+	grace   *time.Timer // not nil: joined, and its stream is still to open
+}
+
+// acquire returns a room and keeps it until release. The room is loaded if need be.
+func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
+	h.mu.Lock()
+	if err := h.closed; err != nil {
+		h.mu.Unlock()
+		return nil, err
+	}
+	r, known := h.rooms[id]
+	if !known {
+		r = &room{id: id, hub: h, loaded: make(chan struct{}), sessions: map[*session]struct{}{}, present: map[int64]*presence{}}
+		h.rooms[id] = r
+	}
+	r.refs++
+	h.mu.Unlock()
+
+	if !known {
+		// For all who wait for it, so not with the context of one of them.
+		r.last, r.loadErr = h.lastSeq(context.WithoutCancel(ctx), id)
+		close(r.loaded)
+	}
+	<-r.loaded
+	if r.loadErr != nil {
+		h.release(r)
+		return nil, r.loadErr
+	}
+	return r, nil
+}
+
+func (h *hub) release(r *room) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r.refs--; r.refs == 0 && h.rooms[r.id] == r {
+		delete(h.rooms, r.id)
+	}
+}
+
+// find returns a room that somebody is in, or nil. The caller must not keep it.
+func (h *hub) find(id int64) *room {
+	h.mu.Lock()
+	r := h.rooms[id]
+	h.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	<-r.loaded
+	return r
+}
+
+func (h *hub) all() []*room {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rooms := make([]*room, 0, len(h.rooms))
+	for _, r := range h.rooms {
+		rooms = append(rooms, r)
+	}
+	return rooms
+}
+
+// enter opens a session: a cursor behind seq. The user is present from now on until leave. With noEcho set,
+// the session is to know its own messages.
+func (h *hub) enter(ctx context.Context, roomID, userID int64, userName string, seq uint64, noEcho bool) (*session, error) {
+	r, err := h.acquire(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{
+		room: r, userID: userID, userName: userName, seq: seq,
+		wake:  make(chan struct{}, 1),
+		done:  make(chan struct{}),
+		slots: make(chan struct{}, maxInFlight),
+	}
+	if noEcho {
+		s.own = map[uint64]struct{}{}
+	}
+	s.holds.Store(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.closed; err != nil {
+		defer h.release(r)
+		return nil, err
+	}
+	// A seq that is still to come is no position: who claims it would miss what comes before it.
+	s.seq = min(seq, r.last)
+	r.sessions[s] = struct{}{}
+	p := r.arrive(userID, userName)
+	if p.grace != nil && p.grace.Stop() {
+		p.grace = nil
+		defer h.release(r)
+	}
+	p.streams++
+	s.pos, s.since = r.ring.first, r.ring.end()
+	return s, nil
+}
+
+// expect makes a user present that has joined and is to open its stream within joinGrace.
+func (h *hub) expect(ctx context.Context, roomID, userID int64, userName string) error {
+	r, err := h.acquire(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.arrive(userID, userName)
+	if p.grace != nil && p.grace.Stop() {
+		defer h.release(r) // the new timer holds the room instead
+	}
+	var t *time.Timer
+	t = time.AfterFunc(joinGrace, func() {
+		r.mu.Lock()
+		if p.grace == t {
+			p.grace = nil
+			r.depart(userID, nil)
+		}
+		r.mu.Unlock()
+		h.release(r)
+	})
+	p.grace = t
+	return nil
+}
+
+// arrive returns the presence of a user, and tells the others if it is new. r.mu is held.
+func (r *room) arrive(userID int64, name string) *presence {
+	p := r.present[userID]
+	if p == nil {
+		p = &presence{name: name}
+		r.present[userID] = p
+		r.announce(pb.ChatEventKind_USER_JOINED, name, nil)
+	}
+	return p
+}
+
+// depart ends the presence of a user that has nothing left in the room, and tells all but from. r.mu is held.
+func (r *room) depart(userID int64, from *session) {
+	p := r.present[userID]
+	if p == nil || p.streams > 0 || p.grace != nil {
+		return
+	}
+	delete(r.present, userID)
+	r.announce(pb.ChatEventKind_USER_LEFT, p.name, from)
+}
+
+// users lists who is present, sorted.
+func (h *hub) users(roomID int64) []string {
+	r := h.find(roomID)
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := make([]string, 0, len(r.present))
+	for _, p := range r.present {
+		names = append(names, p.name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// announce publishes an event that is not stored, to all but from. r.mu is held.
+func (r *room) announce(kind pb.ChatEventKind, name string, from *session) {
+	data, m := appendEvent(nil, event{kind: kind, userName: name})
+	r.push(&block{data: data, marks: []mark{m}, from: from})
+}
+
+// publish makes committed messages visible: b follows the newest one.
+func (r *room) publish(b *block) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = b.last()
+	r.push(b)
+}
+
+// advance makes messages visible that are in the database but in no block: members fetch them from there.
+func (r *room) advance(last uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last > r.last {
+		r.last = last
+		r.wakeAll()
+	}
+}
+
+func (r *room) push(b *block) {
+	r.ring.push(b, r.hub.keep)
+	r.wakeAll()
+}
+
+func (r *room) wakeAll() {
+	for s := range r.sessions {
+		s.awake()
+	}
+}
+
+// remove ends a room: its sessions, and entering it.
+func (h *hub) remove(roomID int64, err error) {
+	if r := h.find(roomID); r != nil {
+		r.close(err)
+	}
+}
+
+func (r *room) close(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = err
+	for s := range r.sessions {
+		s.end(err)
+	}
+}
+
+// endUser ends all sessions of a user.
+func (h *hub) endUser(userID int64, err error) {
+	h.eachSession(func(s *session) {
+		if s.userID == userID {
+			s.end(err)
+		}
+	})
+}
+
+// shutDown ends all sessions, and entering.
+func (h *hub) shutDown(err error) {
+	h.mu.Lock()
+	h.closed = err
+	h.mu.Unlock()
+	h.eachSession(func(s *session) { s.end(err) })
+}
+
+func (h *hub) eachSession(fn func(*session)) {
+	for _, r := range h.all() {
+		r.mu.Lock()
+		for s := range r.sessions {
+			fn(s)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// cutStalled ends, until ctx does, the sessions whose receiver takes nothing.
+func (h *hub) cutStalled(ctx context.Context) {
+	tick := time.NewTicker(stallCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		limit := time.Now().Add(-stallLimit).UnixNano()
+		h.eachSession(func(s *session) {
+			if since := s.sendingSince.Load(); since != 0 && since < limit {
+				s.end(errStalled)
+			}
+		})
+	}
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+const (
+	// stopTimeout is how long connections may take to end by themselves at shutdown.
+	stopTimeout = 8 * time.Second
+	// watchPause is how soon a change of an account by another process ends its streams.
+	watchPause = 250 * time.Millisecond
+	// A peer that has gone silent is found after pingAfter, and cut pingTimeout later.
+	pingAfter   = 25 * time.Second
+	pingTimeout = 10 * time.Second
+	// maxStreams is how many streams one connection may have.
+	maxStreams = 10_000
+	// maxRequest is how large a gRPC request may be: grpc-go's default.
+	maxRequest = 4 << 20
+)
+
+// server is a running server's parts, in the order in which they are made.
+type server struct {
+	cfg       config
+	log       *slog.Logger
+	listeners []*listener
+	store     *store
+	hub       *hub
+	committer *committer
+	chat      *chatServer
+	rest      *restServer
+	health    *health.Server
+	grpc      *grpc.Server
+	http      *http.Server
+	failed    chan error // what makes it impossible to go on
+}
+
+// newServer opens the listeners, then the data: a port in use leaves the data untouched.
+func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Logger) (_ *server, err error) {
+	s := &server{cfg: cfg, log: log, failed: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			s.closeListeners()
+			if s.store != nil {
+				_ = s.store.Close()
+			}
+		}
+	}()
+	for _, addr := range cfg.Listen {
+		l, err := listen(addr)
+		if err != nil {
+			return nil, err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true})
+	if err != nil {
+		return nil, err
+	}
+	s.store.onBroken = func(err error) {
+		s.fail(fmt.Errorf("the server stops, so as to confirm nothing that is not stored: %w", err))
+	}
+	secret := cfg.Secret
+	if secret == "" {
+		if secret, err = s.store.Setting(ctx, "secret", newSecret); err != nil {
+			return nil, err
+		}
+	}
+	auth, err := newAuth(s.store, log, secret, cfg.TokenDuration)
+	if err != nil {
+		return nil, err
+	}
+	passwords := newPasswords()
+	var limits limits
+	if cfg.RateLimits {
+		limits = newLimits()
+	}
+	s.hub = newHub(cfg.RingMessages, s.store.LastSeq)
+	s.committer = newCommitter(s.store, log, cfg.MaxMessage)
+	s.chat = &chatServer{store: s.store, auth: auth, passwords: passwords, limits: limits, hub: s.hub, committer: s.committer,
+		log: log, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, deleted: make(chan struct{}, 1)}
+	s.rest = &restServer{store: s.store, auth: auth, passwords: passwords, limits: limits, log: log, registrationOpen: cfg.RegistrationOpen}
+	s.health = health.NewServer()
+	s.grpc = grpc.NewServer(
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.UnaryInterceptor(auth.unary),
+		grpc.StreamInterceptor(auth.stream),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxHeaderListSize(maxHeader),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(sniffTimeout),
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(4<<10),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	pb.RegisterGRPCChatterServer(s.grpc, s.chat)
+	s.grpc.RegisterService(originalDesc(), s.chat)
+	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	if err := registerReflection(s.grpc); err != nil {
+		return nil, err
+	}
+	for name := range s.grpc.GetServiceInfo() {
+		s.health.SetServingStatus(name, grpc_health_v1.HealthCheckResponse_SERVING)
+	}
+	s.http = &http.Server{
+		Handler:           s.rest.handler(),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+func newSecret() string {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails
+	return base64.RawStdEncoding.EncodeToString(b)
+}
+
+// fail makes run end with err. The first call counts.
+func (s *server) fail(err error) {
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
+
+func (s *server) closeListeners() {
+	for _, l := range s.listeners {
+		_ = l.Close() // it is of no use any more
+	}
+}
+
+// welcome tells whoever started the server what to do now.
+func (s *server) welcome(out io.Writer) {
+	for _, l := range s.listeners {
+		fmt.Fprintf(out, "GRPCChatter is ready on %s\n", l.url())
+	}
+	self := "grpcchatter"
+	if exe, err := os.Executable(); err == nil && isTemporary(exe) {
+		self = "go run ."
+	}
+	fmt.Fprintf(out, "Its data is in %s\n", s.store.path)
+	fmt.Fprintf(out, "To chat, type in another terminal:  %s chat --server %s\n", self, s.listeners[0].url())
+	fmt.Fprintln(out, "To stop, press Ctrl-C.")
+}
+
+// run serves until ctx ends, or until something fails that it cannot go on without.
+func (s *server) run(ctx context.Context, out io.Writer) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var serving, background sync.WaitGroup
+	for _, l := range s.listeners {
+		serving.Go(func() { s.serve("listener", l.mux.Serve()) })
+		serving.Go(func() { s.serve("gRPC", s.grpc.Serve(l.grpc)) })
+		serving.Go(func() { s.serve("HTTP", s.http.Serve(l.http)) })
+	}
+	go s.committer.run() // ends in stop
+	background.Go(func() { s.hub.cutStalled(ctx) })
+	background.Go(func() { s.watchUsers(ctx) })
+	background.Go(func() { s.chat.purge(ctx) })
+	s.welcome(out)
+	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.path)
+
+	select {
+	case <-ctx.Done():
+	case err = <-s.failed:
+	}
+	cancel()
+	s.stop()
+	serving.Wait()
+	background.Wait()
+	return errors.Join(err, s.store.Close())
+}
+
+// serve takes the end of a listener's loop, which is a failure unless the server is stopping.
+func (s *server) serve(what string, err error) {
+	if err != nil && !s.rest.stopping.Load() && !errors.Is(err, net.ErrClosed) {
+		s.fail(fmt.Errorf("%s: %w", what, err))
+	}
+}
+
+// stop ends everything but the database, in this order: say so, accept nothing, end the streams, wait for
+// calls, and store what was handed over.
+func (s *server) stop() {
+	s.log.Info("stopping")
+	s.rest.stopping.Store(true)
+	s.health.Shutdown()
+	s.closeListeners()
+	s.hub.shutDown(errShuttingDown)
+
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var ending sync.WaitGroup
+	ending.Go(s.grpc.GracefulStop)
+	ending.Go(func() {
+		if s.http.Shutdown(ctx) != nil {
+			_ = s.http.Close()
+		}
+	})
+	context.AfterFunc(ctx, s.grpc.Stop) // also when all is over: GracefulStop has returned then
+	ending.Wait()
+	s.chat.streams.Wait()
+	s.committer.drain()
+	s.log.Info("stopped")
+}
+
+// watchUsers ends the streams of accounts that another process has changed: their tokens are void.
+func (s *server) watchUsers(ctx context.Context) {
+	tick := time.NewTicker(watchPause)
+	defer tick.Stop()
+	version := int64(0)
+	for {
+		users, err := s.store.UsersChangedSince(ctx, version)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("accounts cannot be watched", "cause", err)
+		}
+		for _, u := range users {
+			s.hub.endUser(u.ID, errTokenInvalid)
+			version = u.Version
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

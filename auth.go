@@ -13,6 +13,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // access is what a gRPC method asks for. The zero value denies.
@@ -164,6 +165,15 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	return caller{user: u, room: cl.roomClaims}, nil
 }
 
+// unchanged returns errTokenInvalid if u is not what the database has any more.
+func (a *auth) unchanged(ctx context.Context, u user) error {
+	now, err := a.store.UserByID(ctx, u.ID)
+	if err == nil && now.Version != u.Version {
+		return errTokenInvalid
+	}
+	return err
+}
+
 // authorize lets a call pass, with its caller in the context, or says why not.
 func (a *auth) authorize(ctx context.Context, method string) (context.Context, error) {
 	var audience string
@@ -210,11 +220,11 @@ func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	if err != nil {
 		return nil, err
 	}
+	start := time.Now()
 	resp, err := handler(ctx, req)
-	if err != nil {
-		return nil, grpcError(a.log, err)
-	}
-	return resp, nil
+	err = grpcError(a.log, err)
+	a.logCall(ctx, info.FullMethod, start, err)
+	return resp, err
 }
 
 func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -222,7 +232,15 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if err != nil {
 		return err
 	}
-	return grpcError(a.log, handler(srv, authorizedStream{ss, ctx}))
+	start := time.Now()
+	err = grpcError(a.log, handler(srv, authorizedStream{ss, ctx}))
+	a.logCall(ctx, info.FullMethod, start, err)
+	return err
+}
+
+// logCall writes who called what: never what was said.
+func (a *auth) logCall(ctx context.Context, method string, start time.Time, err error) {
+	a.log.DebugContext(ctx, "call", "method", method, "user", callerOf(ctx).user.ID, "code", status.Code(err), "took", time.Since(start))
 }
 
 type authorizedStream struct {

@@ -52,6 +52,24 @@ type chatServer struct {
 	deleted chan struct{}  // holds a token when a room was deleted
 }
 
+// serviceDesc is the service of chat.proto, but a request that cannot be decoded is the caller's fault, where
+// grpc-go would call it INTERNAL.
+func serviceDesc() *grpc.ServiceDesc {
+	desc := pb.GRPCChatter_ServiceDesc
+	desc.Methods = slices.Clone(desc.Methods)
+	for i, m := range desc.Methods {
+		desc.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
+			return m.Handler(srv, ctx, func(v any) error {
+				if dec(v) != nil {
+					return grpcError(nil, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
+				}
+				return nil
+			}, in)
+		}
+	}
+	return &desc
+}
+
 func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomRequest) (*pb.CreateChatRoomResponse, error) {
 	name, password := req.GetRoomName(), req.GetRoomPassword()
 	if n := utf8.RuneCountInString(name); n < 1 || n > maxRoomName || strings.TrimSpace(name) == "" || strings.ContainsFunc(name, unicode.IsControl) {

@@ -122,6 +122,7 @@ func (c *committer) commit(batch []submission) {
 		r.batch = r.batch[:0]
 	}
 	clear(c.msgs)
+	clear(c.rooms)
 	if len(c.again) > 0 {
 		again := c.again
 		c.again = nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"modernc.org/sqlite"
@@ -35,12 +36,16 @@ var (
 
 // store is all data, in one SQLite file. It is safe for concurrent use, except where a method says so.
 type store struct {
-	w *sql.DB // one connection: SQLite has one writer
-	r *sql.DB // read-only
-	// lock holds an exclusive transaction on a file beside the database for as long as a server runs on it.
-	lock *sql.DB
+	w    *sql.DB // one connection: SQLite has one writer
+	r    *sql.DB // read-only
 	path string
-	// onBroken is told when a write meets errBroken. Set it before the first one.
+	// lock and locked hold an exclusive transaction on a file beside the database for as long as a server
+	// runs on it.
+	lock   *sql.DB
+	locked *sql.Conn
+	// broken is set when a write has met errBroken: no other is tried, for a later sync may claim to have
+	// written what an earlier one has lost. onBroken, set before the first write, is told.
+	broken   atomic.Bool
 	onBroken func(error)
 
 	insert, lookup batchStmts
@@ -129,9 +134,9 @@ func (s *store) takeLock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	conn, err := s.lock.Conn(ctx) // never given back: it has the transaction
+	s.locked, err = s.lock.Conn(ctx)
 	if err == nil {
-		_, err = conn.ExecContext(ctx, "BEGIN EXCLUSIVE")
+		_, err = s.locked.ExecContext(ctx, "BEGIN EXCLUSIVE")
 	}
 	if isSQLite(err, sqlite3.SQLITE_BUSY) {
 		return errors.New("another server is running on it")
@@ -143,6 +148,9 @@ func (s *store) takeLock(ctx context.Context) error {
 func (s *store) Close() error {
 	var errs []error
 	for _, db := range []*sql.DB{s.r, s.w, s.lock} {
+		if db == s.lock && s.locked != nil {
+			errs = append(errs, s.locked.Close())
+		}
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -190,6 +198,9 @@ func (s *store) write(ctx context.Context, fn func(context.Context, *sql.Tx) err
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if s.broken.Load() {
+		return errBroken
+	}
 	ctx = context.WithoutCancel(ctx)
 	tx, err := s.w.BeginTx(ctx, nil)
 	if err != nil {
@@ -201,7 +212,7 @@ func (s *store) write(ctx context.Context, fn func(context.Context, *sql.Tx) err
 		err = tx.Commit()
 	}
 	err = dbError(err)
-	if errors.Is(err, errBroken) && s.onBroken != nil {
+	if errors.Is(err, errBroken) && !s.broken.Swap(true) && s.onBroken != nil {
 		s.onBroken(err)
 	}
 	return err

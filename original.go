@@ -20,7 +20,7 @@ const originalService = "proto.GRPCChatter"
 
 // originalDesc is the service under that name: the same messages and methods, but another Chat.
 func originalDesc() *grpc.ServiceDesc {
-	desc := pb.GRPCChatter_ServiceDesc
+	desc := *serviceDesc()
 	desc.ServiceName = originalService
 	desc.Streams = []grpc.StreamDesc{{
 		StreamName:    "Chat",

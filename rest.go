@@ -73,8 +73,10 @@ func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
 
 func (s *restServer) handle(fn func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		answer, err := fn(r)
+		s.log.Debug("request", "method", r.Method, "path", r.URL.Path, "ok", err == nil, "took", time.Since(start))
 		switch {
 		case err == nil:
 			writeJSON(w, http.StatusOK, answer)

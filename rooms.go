@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -79,6 +80,7 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 	if !known {
 		// For all who wait for it, so not with the context of one of them.
 		r.last, r.loadErr = h.lastSeq(context.WithoutCancel(ctx), id)
+		r.next = r.last + 1
 		close(r.loaded)
 	}
 	<-r.loaded
@@ -87,6 +89,14 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 		return nil, r.loadErr
 	}
 	return r, nil
+}
+
+// closedBy returns why nobody can enter any more. Whoever holds a room's mu while it returns nil is seen by
+// shutDown.
+func (h *hub) closedBy() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
 }
 
 func (h *hub) release(r *room) {
@@ -138,7 +148,7 @@ func (h *hub) enter(ctx context.Context, roomID, userID int64, userName string, 
 	s.holds.Store(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.closed; err != nil {
+	if err := cmp.Or(r.closed, h.closedBy()); err != nil {
 		defer h.release(r)
 		return nil, err
 	}

@@ -18,8 +18,6 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-
-	"github.com/grpcchatter/grpcchatter/pb"
 )
 
 const (
@@ -111,7 +109,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
-	pb.RegisterGRPCChatterServer(s.grpc, s.chat)
+	s.grpc.RegisterService(serviceDesc(), s.chat)
 	s.grpc.RegisterService(originalDesc(), s.chat)
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	if err := registerReflection(s.grpc); err != nil {
@@ -212,6 +210,9 @@ func (s *server) stop() {
 
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	// GracefulStop alone waits for ever for a stream whose client does not read (grpc-go #2888).
+	hard := time.AfterFunc(stopTimeout, s.grpc.Stop)
+	defer hard.Stop()
 	var ending sync.WaitGroup
 	ending.Go(s.grpc.GracefulStop)
 	ending.Go(func() {
@@ -219,7 +220,6 @@ func (s *server) stop() {
 			_ = s.http.Close()
 		}
 	})
-	context.AfterFunc(ctx, s.grpc.Stop) // also when all is over: GracefulStop has returned then
 	ending.Wait()
 	s.chat.streams.Wait()
 	s.committer.drain()

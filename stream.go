@@ -73,6 +73,10 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 		return err
 	}
 	defer session.leave()
+	// Again, now that whoever changes the account or deletes the room finds the session.
+	if err := s.auth.unchanged(ctx, st.caller.user); err != nil {
+		return err
+	}
 	if err := ss.SendHeader(nil); err != nil { // tells the client that the session is open
 		return err
 	}
@@ -135,7 +139,7 @@ func (st *stream) receive(req *chatRequest) error {
 		return err
 	}
 	if req.err != nil {
-		return invalid("", "This is no ChatRequest.")
+		return invalid("request", "This is no ChatRequest.")
 	}
 	return nil
 }

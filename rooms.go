@@ -242,6 +242,13 @@ func (r *room) publish(b *block) {
 	r.push(b)
 }
 
+// newest returns the last seq that members may see.
+func (r *room) newest() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
 // advance makes messages visible that are in the database but in no block: members fetch them from there.
 func (r *room) advance(last uint64) {
 	r.mu.Lock()

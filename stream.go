@@ -206,27 +206,30 @@ func (st *stream) broken(req *chatRequest) (field, rule string) {
 func (st *stream) write() {
 	s := st.session
 	var spans []span
+	// Once the client has closed its half and its messages are stored, the session ends behind lastSeq.
+	draining, lastSeq := false, uint64(0)
 	for {
 		select {
 		case <-s.done:
 			return
 		default:
 		}
-		// Asked first: what was committed before is in what take returns.
-		last := st.draining.Load() && len(s.slots) == 0
+		if !draining && st.draining.Load() && len(s.slots) == 0 {
+			draining, lastSeq = true, s.room.newest()
+		}
 		var behind bool
-		spans, behind = s.take(s.answers(spans[:0]))
 		var err error
+		spans, behind = s.take(s.answers(spans[:0]))
 		switch {
 		case len(spans) > 0:
 			err = st.send(spans)
 			clear(spans)
 		case behind:
 			err = st.catchUp()
-		case !last:
+		case !draining:
 			<-s.wake
 		}
-		if err != nil || last && !behind {
+		if err != nil || draining && s.seq >= lastSeq {
 			s.end(err)
 			return
 		}

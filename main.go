@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,7 +23,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
+	switch {
+	case errors.Is(err, tui.ErrOutputClosed): // as after `| head`: there is nobody to tell
+		os.Exit(1)
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "grpcchatter:", err)
 		os.Exit(1)
 	}
@@ -52,7 +56,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		kong.Description("A chat server in one binary: accounts over REST, rooms and live messages over gRPC."),
 		kong.Writers(out, errOut),
 		kong.Exit(func(int) { exited = true }), // only main exits
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Resolvers(resolver(nil)),
 		kong.Configuration(func(r io.Reader) (kong.Resolver, error) { return configFile(r, keysOf(parser.Model)) }),
 	)
@@ -118,6 +122,8 @@ type chatCommand struct {
 	Create       string `placeholder:"NAME" help:"Create a room of this name, print its short code, and join it."`
 	Plain        bool   `help:"Lines in are messages, lines out are 'time name: text', even on a terminal."`
 }
+
+func (chatCommand) Help() string { return tui.Help }
 
 func (c *chatCommand) Run(ctx context.Context, std streams) error {
 	return tui.Run(ctx, tui.Options{

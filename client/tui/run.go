@@ -37,7 +37,7 @@ type Options struct {
 	// Plain asks for the line protocol on a terminal too.
 	//
 	// Every line in is a message, as it stands: nothing is a command. Lines end with LF or CRLF; empty ones
-	// are skipped. Many are under way at a time, in order. A line over 1 MiB or not UTF-8, or one that the
+	// are skipped. They are sent in order. A line over 1 MiB or not UTF-8, or one that the
 	// server rejects, is named on Err by its number.
 	//
 	// Every line out is a message of the room from the join on, one's own too, and nothing else:
@@ -62,7 +62,7 @@ var ErrOutputClosed = errors.New("the output is closed")
 func Run(ctx context.Context, o Options) error {
 	o.setDefaults()
 	if o.Room != "" && o.Create != "" {
-		return errors.New("--room and --create cannot be used together")
+		return errors.New("a room to join (--room) and one to create (--create) cannot both be given")
 	}
 	err := o.run(ctx)
 	if err == nil || errors.Is(err, errLeave) || ctx.Err() != nil {

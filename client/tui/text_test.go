@@ -1,0 +1,86 @@
+package tui
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestScreenText(t *testing.T) {
+	for _, test := range []struct{ in, want string }{
+		{"plain 你好 é 😀", "plain 你好 é 😀"},
+		{"\x1b[2J\x1b]0;x\a", "␛[2J␛]0;x␇"},
+		{"\u009b31m\x7f\x00", "<U+009B>31m␡␀"},
+		{"a\u202eb\u2066c\u2069d", "a<U+202E>b<U+2066>c<U+2069>d"},
+		{"one\ntwo\r\nthree\n", "one\n   two\n   three"},
+		{"one\rtwo", "one␍two"},
+		{"\tx", "    x"},
+		{"a\u2028b", "a<U+2028>b"},
+		{"family 👨‍👩‍👧", "family 👨‍👩‍👧"},
+	} {
+		if got := screenText(test.in, 3); got != test.want {
+			t.Errorf("screenText(%q) = %q, want %q", test.in, got, test.want)
+		}
+	}
+	if got := screenLine("a\nb"); got != "a␊b" {
+		t.Errorf("screenLine shows a line break as %q", got)
+	}
+}
+
+func FuzzText(f *testing.F) {
+	for _, s := range []string{"", "hello", "a\\nb\n", "\x1b[31m", "\u202e\u2069", "\\u0041", "\xff", "a\r\n\tb", "x: y"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for line := range strings.SplitSeq(screenText(s, 2), "\n") {
+			if strings.ContainsFunc(line, harmful) {
+				t.Errorf("screenText(%q) has a line %q", s, line)
+			}
+		}
+		if got := screenLine(s); strings.ContainsFunc(got, harmful) {
+			t.Errorf("screenLine(%q) = %q", s, got)
+		}
+		if !utf8.ValidString(s) {
+			return // no message is
+		}
+		if got := pipeText(s); strings.ContainsFunc(got, harmful) || unescape(t, got) != s {
+			t.Errorf("pipeText(%q) = %q", s, got)
+		}
+		if got := pipeName(s); strings.ContainsFunc(got, harmful) || strings.ContainsAny(got, " :") || unescape(t, got) != s {
+			t.Errorf("pipeName(%q) = %q", s, got)
+		}
+	})
+}
+
+// unescape undoes what Options.Plain says of the text.
+func unescape(t *testing.T, s string) string {
+	var b strings.Builder
+	for {
+		before, after, found := strings.Cut(s, `\`)
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		switch after[0] {
+		case '\\':
+			b.WriteByte('\\')
+		case 'n':
+			b.WriteByte('\n')
+		case 'r':
+			b.WriteByte('\r')
+		case 't':
+			b.WriteByte('\t')
+		case 'u':
+			r, err := strconv.ParseUint(after[1:5], 16, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.WriteRune(rune(r))
+			after = after[4:]
+		default:
+			t.Fatalf("an escape that is none: %q", after)
+		}
+		s = after[1:]
+	}
+}

@@ -34,22 +34,17 @@ func (d dataSettings) withStore(ctx context.Context, create bool, fn func(*store
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(st), st.Close())
+	return errors.Join(fn(st), st.close())
 }
 
-// change applies fn to an account and stores it.
-func (d dataSettings) change(ctx context.Context, name string, fn func(*user) error) error {
+// change applies fn to an account.
+func (d dataSettings) change(ctx context.Context, name string, fn func(*user)) error {
 	return d.withStore(ctx, false, func(st *store) error {
-		u, err := st.UserByName(ctx, name)
+		err := st.changeUser(ctx, name, fn)
 		if errors.Is(err, errNotFound) {
 			return fmt.Errorf("there is no account %q", name)
-		} else if err != nil {
-			return err
 		}
-		if err := fn(&u); err != nil {
-			return err
-		}
-		return st.ChangeUser(ctx, u)
+		return err
 	})
 }
 
@@ -59,7 +54,7 @@ type userAdd struct {
 	Role string `default:"USER" placeholder:"USER|ADMIN" help:"The role."`
 }
 
-func (c *userAdd) Run(ctx context.Context, std streams) error {
+func (c *userAdd) Run(ctx context.Context, std stdio) error {
 	role, err := readRole(c.Role)
 	if err != nil {
 		return err
@@ -72,7 +67,7 @@ func (c *userAdd) Run(ctx context.Context, std streams) error {
 		return err
 	}
 	return c.withStore(ctx, true, func(st *store) error {
-		u, err := st.AddUser(ctx, c.Name, hashPassword(password), role)
+		u, err := st.addUser(ctx, c.Name, hashPassword(password), role)
 		if errors.Is(err, errConflict) {
 			return fmt.Errorf("the user name %q is taken", c.Name)
 		} else if err != nil {
@@ -85,9 +80,9 @@ func (c *userAdd) Run(ctx context.Context, std streams) error {
 
 type userList struct{ dataSettings }
 
-func (c *userList) Run(ctx context.Context, std streams) error {
+func (c *userList) Run(ctx context.Context, std stdio) error {
 	return c.withStore(ctx, false, func(st *store) error {
-		users, err := st.Users(ctx)
+		users, err := st.allUsers(ctx)
 		if err != nil {
 			return err
 		}
@@ -110,12 +105,12 @@ type userRole struct {
 	Role string `arg:"" help:"USER or ADMIN."`
 }
 
-func (c *userRole) Run(ctx context.Context, std streams) error {
+func (c *userRole) Run(ctx context.Context, std stdio) error {
 	role, err := readRole(c.Role)
 	if err != nil {
 		return err
 	}
-	err = c.change(ctx, c.Name, func(u *user) error { u.Role = role; return nil })
+	err = c.change(ctx, c.Name, func(u *user) { u.Role = role })
 	return say(err, std, "%s has the role %s now.", c.Name, role)
 }
 
@@ -124,12 +119,13 @@ type userPasswd struct {
 	Name string `arg:"" help:"The user name."`
 }
 
-func (c *userPasswd) Run(ctx context.Context, std streams) error {
-	err := c.change(ctx, c.Name, func(u *user) error {
-		password, err := readNewPassword(std, u.Name)
-		u.Hash = hashPassword(password)
+func (c *userPasswd) Run(ctx context.Context, std stdio) error {
+	password, err := readNewPassword(std, c.Name)
+	if err != nil {
 		return err
-	})
+	}
+	hash := hashPassword(password)
+	err = c.change(ctx, c.Name, func(u *user) { u.Hash = hash })
 	return say(err, std, "%s has a new password.", c.Name)
 }
 
@@ -138,8 +134,8 @@ type userDisable struct {
 	Name string `arg:"" help:"The user name."`
 }
 
-func (c *userDisable) Run(ctx context.Context, std streams) error {
-	err := c.change(ctx, c.Name, func(u *user) error { u.Disabled = true; return nil })
+func (c *userDisable) Run(ctx context.Context, std stdio) error {
+	err := c.change(ctx, c.Name, func(u *user) { u.Disabled = true })
 	return say(err, std, "%s is disabled.", c.Name)
 }
 
@@ -148,13 +144,13 @@ type userEnable struct {
 	Name string `arg:"" help:"The user name."`
 }
 
-func (c *userEnable) Run(ctx context.Context, std streams) error {
-	err := c.change(ctx, c.Name, func(u *user) error { u.Disabled = false; return nil })
+func (c *userEnable) Run(ctx context.Context, std stdio) error {
+	err := c.change(ctx, c.Name, func(u *user) { u.Disabled = false })
 	return say(err, std, "%s is enabled.", c.Name)
 }
 
 // say prints a line if err is nil, and returns err.
-func say(err error, std streams, format string, args ...any) error {
+func say(err error, std stdio, format string, args ...any) error {
 	if err != nil {
 		return err
 	}
@@ -171,7 +167,7 @@ func readRole(s string) (string, error) {
 }
 
 // readNewPassword asks for a password on a terminal, twice and unseen, or reads a line.
-func readNewPassword(std streams, name string) (password string, err error) {
+func readNewPassword(std stdio, name string) (password string, err error) {
 	if f, ok := std.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		password, err = askPassword(f, std.err, "Password: ")
 		if err != nil {

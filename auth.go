@@ -14,37 +14,39 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/grpcchatter/grpcchatter/pb"
 )
 
 // access is what a gRPC method asks for. The zero value denies.
 type access int
 
 const (
-	denied access = iota
-	open
-	userToken
-	roomToken
+	accessDenied access = iota
+	accessOpen
+	accessUser
+	accessRoom
 )
 
 // methodAccess says who may call what, under both names of the service. What it does not name is denied.
 func methodAccess() map[string]access {
 	rules := map[string]access{
-		"/grpc.health.v1.Health/Check":                                   open,
-		"/grpc.health.v1.Health/Watch":                                   open,
-		"/grpc.health.v1.Health/List":                                    open,
-		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      open,
-		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": open,
+		"/grpc.health.v1.Health/Check":                                   accessOpen,
+		"/grpc.health.v1.Health/Watch":                                   accessOpen,
+		"/grpc.health.v1.Health/List":                                    accessOpen,
+		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      accessOpen,
+		"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": accessOpen,
 	}
 	for method, a := range map[string]access{
-		"CreateChatRoom":    userToken,
-		"DeleteChatRoom":    userToken,
-		"JoinChatRoom":      userToken,
-		"ListChatRooms":     userToken,
-		"ListChatRoomUsers": roomToken,
-		"ListMessages":      roomToken,
-		"Chat":              roomToken,
+		"CreateChatRoom":    accessUser,
+		"DeleteChatRoom":    accessUser,
+		"JoinChatRoom":      accessUser,
+		"ListChatRooms":     accessUser,
+		"ListChatRoomUsers": accessRoom,
+		"ListMessages":      accessRoom,
+		"Chat":              accessRoom,
 	} {
-		rules["/grpcchatter.v1.GRPCChatter/"+method] = a
+		rules["/"+pb.GRPCChatter_ServiceDesc.ServiceName+"/"+method] = a
 		rules["/"+originalService+"/"+method] = a
 	}
 	return rules
@@ -142,7 +144,7 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	if err != nil {
 		return c, errTokenInvalid
 	}
-	u, err := a.store.UserByID(ctx, id)
+	u, err := a.store.userByID(ctx, id)
 	switch {
 	case errors.Is(err, errNotFound):
 		return c, errTokenInvalid
@@ -152,7 +154,7 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 		return c, errTokenInvalid
 	}
 	if audience == audienceRoom {
-		room, err := a.store.RoomByID(ctx, cl.RoomID, u.ID)
+		room, err := a.store.roomByID(ctx, cl.RoomID, u.ID)
 		switch {
 		case errors.Is(err, errNotFound):
 			return c, errRoomDeleted
@@ -167,7 +169,7 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 
 // unchanged returns errTokenInvalid if u is not what the database has any more.
 func (a *auth) unchanged(ctx context.Context, u user) error {
-	now, err := a.store.UserByID(ctx, u.ID)
+	now, err := a.store.userByID(ctx, u.ID)
 	if err == nil && now.Version != u.Version {
 		return errTokenInvalid
 	}
@@ -178,11 +180,11 @@ func (a *auth) unchanged(ctx context.Context, u user) error {
 func (a *auth) authorize(ctx context.Context, method string) (context.Context, error) {
 	var audience string
 	switch a.rules[method] {
-	case open:
+	case accessOpen:
 		return ctx, nil
-	case userToken:
+	case accessUser:
 		audience = audienceUser
-	case roomToken:
+	case accessRoom:
 		audience = audienceRoom
 	default:
 		a.log.Error("a method that no rule names was called", "method", method)

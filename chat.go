@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -21,7 +20,7 @@ import (
 	"github.com/grpcchatter/grpcchatter/pb"
 )
 
-// The rules of the arguments, beside those in Config.
+// The rules of the arguments, beside those in config.
 const (
 	maxRoomName     = 64  // characters
 	maxRoomPassword = 256 // bytes
@@ -30,9 +29,11 @@ const (
 	maxListed       = 200 // messages
 	// listedBytes is about how much one answer of ListMessages holds: below the 4 MiB that a gRPC client takes.
 	listedBytes = 2 << 20
+	maxSeq      = 1<<63 - 1 // above every seq: the databases' integers are signed
 )
 
-// codeAlphabet has no characters that look alike: no 0 and O, 1 and I and L, 2 and Z, 5 and S, 8 and B, U and V.
+// codeAlphabet has no characters that look alike: no 0 and O, 1 and I and L, 2 and Z, 5 and S,
+// 8 and B; of U and V only U.
 const codeAlphabet = "34679ACDEFGHJKMNPQRTUWXY"
 
 // chatServer is the gRPC service, under both of its names.
@@ -48,20 +49,19 @@ type chatServer struct {
 	codeLength int
 	maxMessage int // bytes
 
-	streams sync.WaitGroup // the goroutines of all sessions
-	deleted chan struct{}  // holds a token when a room was deleted
+	deleted chan struct{} // holds a token when a room was deleted
 }
 
 // serviceDesc is the service of chat.proto, but a request that cannot be decoded is the caller's fault, where
 // grpc-go would call it INTERNAL.
-func serviceDesc() *grpc.ServiceDesc {
+func serviceDesc(log *slog.Logger) *grpc.ServiceDesc {
 	desc := pb.GRPCChatter_ServiceDesc
 	desc.Methods = slices.Clone(desc.Methods)
 	for i, m := range desc.Methods {
 		desc.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
 			return m.Handler(srv, ctx, func(v any) error {
 				if dec(v) != nil {
-					return grpcError(nil, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
+					return grpcError(log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
 				}
 				return nil
 			}, in)
@@ -78,13 +78,16 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 	if err := checkRoomPassword(password); err != nil {
 		return nil, err
 	}
-	hash, err := s.passwords.Hash(ctx, password)
+	if err := s.limits.create.take(strconv.FormatInt(callerOf(ctx).user.ID, 10)); err != nil {
+		return nil, err
+	}
+	hash, err := s.passwords.hash(ctx, password)
 	if err != nil {
 		return nil, err
 	}
 	for {
 		code := newCode(s.codeLength)
-		err := s.store.AddRoom(ctx, code, name, hash, callerOf(ctx).user.ID)
+		err := s.store.addRoom(ctx, code, name, hash, callerOf(ctx).user.ID)
 		if errors.Is(err, errConflict) {
 			continue // taken
 		}
@@ -132,7 +135,7 @@ func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomR
 	if err != nil {
 		return nil, err
 	}
-	room, err := s.store.RoomByCode(ctx, code, u.ID)
+	room, err := s.store.roomByCode(ctx, code, u.ID)
 	switch {
 	case errors.Is(err, errNotFound), err == nil && !room.IsMember && u.Role != roleAdmin:
 		return nil, errRoomNotFound
@@ -141,7 +144,7 @@ func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomR
 	case room.OwnerID != u.ID && u.Role != roleAdmin:
 		return nil, errNotOwner
 	}
-	if err := s.store.DeleteRoom(ctx, room.ID); errors.Is(err, errNotFound) {
+	if err := s.store.deleteRoom(ctx, room.ID); errors.Is(err, errNotFound) {
 		return nil, errRoomNotFound
 	} else if err != nil {
 		return nil, err
@@ -159,7 +162,7 @@ func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomR
 func (s *chatServer) purge(ctx context.Context) {
 	for {
 		start := time.Now()
-		more, err := s.store.PurgeDeletedRooms(ctx)
+		more, err := s.store.purgeDeletedRooms(ctx)
 		pause := time.Since(start)
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("a deleted room cannot be cleared", "cause", err)
@@ -205,7 +208,7 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 	if err := checkRoomPassword(password); err != nil {
 		return roomRow{}, err
 	}
-	room, err := s.store.RoomByCode(ctx, code, u.ID)
+	room, err := s.store.roomByCode(ctx, code, u.ID)
 	if err != nil && !errors.Is(err, errNotFound) {
 		return roomRow{}, err
 	}
@@ -213,22 +216,22 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 		return room, nil
 	}
 	key := strconv.FormatInt(u.ID, 10)
-	if err := s.limits.Join.Check(key); err != nil {
+	if err := s.limits.join.check(key); err != nil {
 		return roomRow{}, err
 	}
 	// Where there is no room, the hash is empty: one answer, in the same time.
-	ok, err := s.passwords.Check(ctx, room.Hash, password)
+	ok, err := s.passwords.check(ctx, room.Hash, password)
 	switch {
 	case err != nil:
 		return roomRow{}, err
 	case !ok:
-		_ = s.limits.Join.Take(key)
+		_ = s.limits.join.take(key)
 		return roomRow{}, errRoomAccessDenied
 	}
-	if err := s.store.AddMember(ctx, room.ID, u.ID); err != nil {
+	if err := s.store.addMember(ctx, room.ID, u.ID); err != nil {
 		return roomRow{}, err
 	}
-	room, err = s.store.RoomByID(ctx, room.ID, u.ID)
+	room, err = s.store.roomByID(ctx, room.ID, u.ID)
 	if errors.Is(err, errNotFound) {
 		return roomRow{}, errRoomAccessDenied // deleted a moment ago
 	}
@@ -236,7 +239,7 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 }
 
 func (s *chatServer) ListChatRooms(ctx context.Context, _ *emptypb.Empty) (*pb.ListChatRoomsResponse, error) {
-	rooms, err := s.store.RoomsOf(ctx, callerOf(ctx).user.ID)
+	rooms, err := s.store.roomsOf(ctx, callerOf(ctx).user.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +270,7 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 	if before == 0 || before > maxSeq {
 		before = maxSeq
 	}
-	page, err := s.store.MessagesBefore(ctx, callerOf(ctx).room.RoomID, before, limit, listedBytes)
+	page, err := s.store.messagesBefore(ctx, callerOf(ctx).room.RoomID, before, limit, listedBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -280,6 +283,3 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 	}
 	return resp, nil
 }
-
-// maxSeq is above every seq: the databases' integers are signed.
-const maxSeq = 1<<63 - 1

@@ -55,7 +55,7 @@ func (c *committer) submit(sub submission) bool {
 	}
 }
 
-// run works until Drain.
+// run works until drain.
 func (c *committer) run() {
 	defer close(c.done)
 	for {
@@ -98,16 +98,22 @@ func (c *committer) gather(first submission) []submission {
 func (c *committer) commit(batch []submission) {
 	c.rooms = c.rooms[:0]
 	for _, sub := range batch {
+		if sub.s.failed {
+			sub.s.drop()
+			continue
+		}
 		r := sub.s.room
 		if len(r.batch) == 0 {
 			c.rooms = append(c.rooms, r)
 		}
 		r.batch = append(r.batch, sub)
 	}
-	err := c.storeAll(false)
+	err := c.storeAll()
 	// A resend, or a message to a room that was deleted a moment ago: sort them out, and store the others.
 	for tries := 0; errors.Is(err, errConflict) && tries < 3; tries++ {
-		err = c.storeAll(true)
+		if err = c.sortOut(); err == nil {
+			err = c.storeAll()
+		}
 	}
 	if err != nil {
 		c.fail(err)
@@ -115,7 +121,7 @@ func (c *committer) commit(batch []submission) {
 	msgs := c.msgs
 	for _, r := range c.rooms {
 		if err == nil {
-			publish(r, msgs[:len(r.batch)])
+			publishBatch(r, msgs[:len(r.batch)])
 			msgs = msgs[len(r.batch):]
 		}
 		clear(r.batch)
@@ -130,19 +136,13 @@ func (c *committer) commit(batch []submission) {
 	}
 }
 
-// storeAll gives the messages of c.rooms their seqs and stores them. With sorted set, it first answers and
-// takes away those that cannot be stored.
-func (c *committer) storeAll(sorted bool) error {
-	if sorted {
-		if err := c.sortOut(); err != nil {
-			return err
-		}
-	}
+// storeAll gives the messages of c.rooms their seqs and stores them.
+func (c *committer) storeAll() error {
 	now := time.Now().UnixMicro()
 	c.msgs = c.msgs[:0]
 	for _, r := range c.rooms {
 		if r.next == 0 {
-			last, err := c.store.LastSeq(context.Background(), r.id)
+			last, err := c.store.lastSeq(context.Background(), r.id)
 			if errors.Is(err, errNotFound) {
 				return errConflict // sortOut deals with it
 			} else if err != nil {
@@ -158,11 +158,11 @@ func (c *committer) storeAll(sorted bool) error {
 			})
 		}
 	}
-	return c.store.AddMessages(c.msgs)
+	return c.store.addMessages(c.msgs)
 }
 
-// publish makes the stored messages of r.batch visible.
-func publish(r *room, msgs []message) {
+// publishBatch makes the stored messages of r.batch visible.
+func publishBatch(r *room, msgs []message) {
 	n := len(msgs)
 	if n == 0 {
 		return
@@ -181,6 +181,9 @@ func publish(r *room, msgs []message) {
 	r.publish(b)
 	for _, sub := range r.batch {
 		<-sub.s.slots
+		if sub.s.gone.Load() {
+			sub.s.awake() // a half-closed stream ends when its last slot is free
+		}
 		sub.s.drop()
 	}
 }
@@ -188,10 +191,11 @@ func publish(r *room, msgs []message) {
 // fail ends the sessions whose messages could not be stored. They come again, with the same
 // client_message_id, so it does no harm if the commit took place and only its answer was lost.
 func (c *committer) fail(err error) {
-	e := public(c.log, err)
+	e := toAPIError(c.log, err)
 	for _, r := range c.rooms {
 		r.next = 0
 		for _, sub := range r.batch {
+			sub.s.failed = true
 			sub.s.end(e)
 			sub.s.drop()
 		}
@@ -216,7 +220,7 @@ func (c *committer) sortOut() error {
 			}
 		}
 	}
-	found, err := c.store.StoredBefore(wanted)
+	found, err := c.store.storedBefore(wanted)
 	if err != nil {
 		return err
 	}
@@ -227,7 +231,7 @@ func (c *committer) sortOut() error {
 	inBatch := map[sentID]bool{}
 	for _, r := range c.rooms {
 		gone := false
-		if _, err := c.store.LastSeq(context.Background(), r.id); errors.Is(err, errNotFound) {
+		if _, err := c.store.lastSeq(context.Background(), r.id); errors.Is(err, errNotFound) {
 			gone = true
 		} else if err != nil {
 			return err

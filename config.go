@@ -24,7 +24,7 @@ type settings struct {
 	SecretFile          string `env:"SECRET_FILE" placeholder:"PATH" help:"File that holds the SECRET instead."`
 	TokenDuration       string `env:"TOKEN_DURATION" default:"24h" placeholder:"DURATION" help:"How long tokens are valid, such as 10m or 24h."`
 	ShortCodeLength     string `env:"SHORT_CODE_LENGTH" default:"6" placeholder:"N" help:"Characters of a room's short code, 4 to 32."`
-	MaxMessageQueueSize string `env:"MAX_MESSAGE_QUEUE_SIZE" default:"255" placeholder:"N" help:"Messages that a room keeps in memory for live delivery; who is further behind reads from the database."`
+	MaxMessageQueueSize string `env:"MAX_MESSAGE_QUEUE_SIZE" default:"255" placeholder:"N" help:"Events that a room keeps in memory for live delivery, at least; who is further behind reads from the database."`
 	MaxMessageSize      string `env:"MAX_MESSAGE_SIZE" default:"4096" placeholder:"BYTES" help:"Size of a message, at most."`
 	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
 	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether log-ins, joins and messages are limited."`
@@ -39,7 +39,7 @@ type settings struct {
 
 // dataSettings are those that commands beside the server need too.
 type dataSettings struct {
-	Config      kong.ConfigFlag `placeholder:"PATH" help:"File of lines KEY=VALUE with the keys in brackets. The environment and flags come before it."`
+	Config      kong.ConfigFlag `placeholder:"PATH" help:"File of lines KEY=VALUE; KEY is a name shown after a $ below. The environment and flags come before it."`
 	DatabaseURL string          `env:"DATABASE_URL" default:"sqlite:grpcchatter.db" placeholder:"URL" help:"Where the data is: sqlite:PATH."`
 }
 
@@ -53,7 +53,7 @@ func (s dataSettings) check() error {
 // config is the configuration, checked.
 type config struct {
 	Listen           []string
-	Synchronous      string // FULL or NORMAL
+	Synchronous      string // full or normal
 	Secret           string // empty: to be generated
 	TokenDuration    time.Duration
 	CodeLength       int
@@ -65,12 +65,14 @@ type config struct {
 	LogJSON          bool
 }
 
+// minSecret is the least length of a SECRET in bytes: that of HS256's hash (RFC 7518, 3.2).
+const minSecret = 32
+
 // check returns the configuration, or an error that names every key with a bad value.
 func (s settings) check() (c config, err error) {
-	var errs []error
-	bad := func(key, rule string, value string) {
-		errs = append(errs, fmt.Errorf("%s: %s, not %q", key, rule, value))
-	}
+	var errs []string
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Sprintf(format, args...)) }
+	bad := func(key, rule string, value string) { fail("%s: %s, not %q", key, rule, value) }
 	number := func(key, value string, least, most int) int {
 		n, err := strconv.Atoi(value)
 		if err != nil || n < least || n > most {
@@ -103,24 +105,23 @@ func (s settings) check() (c config, err error) {
 		case pair.port != "":
 			c.Listen = append(c.Listen, net.JoinHostPort(pair.host, pair.port))
 		case pair.host != "":
-			errs = append(errs, fmt.Errorf("%s_SERVER_ADDRESS: it is set, but %s_SERVER_PORT is not", pair.name, pair.name))
+			fail("%s_SERVER_ADDRESS: it is set, but %s_SERVER_PORT is not", pair.name, pair.name)
 		}
 	}
 	c.Listen = withoutCovered(c.Listen)
 
 	c.Secret = s.Secret
-	if s.SecretFile != "" {
-		b, err := os.ReadFile(s.SecretFile)
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("SECRET_FILE: %w", err))
-		case s.Secret != "":
-			errs = append(errs, errors.New("SECRET_FILE: SECRET is set too; set one of them"))
+	switch {
+	case s.SecretFile != "" && s.Secret != "":
+		fail("SECRET_FILE: SECRET is set too; set one of them")
+	case s.SecretFile != "":
+		if b, err := os.ReadFile(s.SecretFile); err != nil {
+			fail("SECRET_FILE: %v", err)
+		} else if c.Secret = strings.TrimRight(string(b), "\r\n"); len(c.Secret) < minSecret {
+			fail("SECRET_FILE: want at least %d bytes in %s, not %d", minSecret, s.SecretFile, len(c.Secret))
 		}
-		c.Secret = strings.TrimRight(string(b), "\r\n")
-	}
-	if n := len(c.Secret); n < 32 && (n > 0 || s.SecretFile != "") {
-		errs = append(errs, fmt.Errorf("SECRET: want at least 32 bytes, not %d", n))
+	case s.Secret != "" && len(s.Secret) < minSecret:
+		fail("SECRET: want at least %d bytes, not %d", minSecret, len(s.Secret))
 	}
 	if c.TokenDuration, err = time.ParseDuration(s.TokenDuration); err != nil || c.TokenDuration < time.Second {
 		bad("TOKEN_DURATION", "want a duration of at least 1s, such as 10m or 24h", s.TokenDuration)
@@ -132,15 +133,9 @@ func (s settings) check() (c config, err error) {
 	c.RateLimits = choice("RATE_LIMITS", s.RateLimits, "on", "off") == "on"
 	c.LogJSON = choice("LOG_FORMAT", s.LogFormat, "text", "json") == "json"
 	c.Synchronous = choice("SQLITE_SYNCHRONOUS", s.SQLiteSynchronous, "full", "normal")
-	if err := c.LogLevel.UnmarshalText([]byte(choice("LOG_LEVEL", s.LogLevel, "debug", "info", "warn", "error"))); err != nil && len(errs) == 0 {
-		bad("LOG_LEVEL", "want a level", s.LogLevel)
-	}
+	_ = c.LogLevel.UnmarshalText([]byte(choice("LOG_LEVEL", s.LogLevel, "debug", "info", "warn", "error"))) // choice has checked it
 	if len(errs) > 0 {
-		texts := make([]string, len(errs))
-		for i, err := range errs {
-			texts[i] = err.Error()
-		}
-		return c, errors.New(strings.Join(texts, "; "))
+		return c, errors.New(strings.Join(errs, "; "))
 	}
 	return c, nil
 }
@@ -155,12 +150,13 @@ func isPort(s string) bool {
 func withoutCovered(addrs []string) (kept []string) {
 	for i, addr := range addrs {
 		host, port, _ := net.SplitHostPort(addr)
-		covered := slices.Contains(addrs[:i], addr)
-		if port != "0" && !isWildcard(host) {
-			for _, other := range addrs {
-				h, p, _ := net.SplitHostPort(other)
-				covered = covered || p == port && isWildcard(h)
+		covered := false
+		for j, other := range addrs {
+			h, p, _ := net.SplitHostPort(other)
+			if p != port || port == "0" || i == j {
+				continue
 			}
+			covered = covered || other == addr && j < i || isWildcard(h) && (j < i || !isWildcard(host))
 		}
 		if !covered {
 			kept = append(kept, addr)

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -23,7 +22,7 @@ var schemaSQL string
 // schemaVersion is the version of schema.sql. A database of a later one is refused.
 const schemaVersion = 1
 
-// What a caller of the store can meet. A driver's own errors never leave the store's files.
+// What a caller of the store matches. The driver's error stays wrapped, for the log.
 var (
 	errNotFound    = errors.New("no such row")
 	errConflict    = errors.New("a unique or foreign key forbids it")
@@ -72,7 +71,7 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	s := &store{path: path}
 	defer func() {
 		if err != nil {
-			_ = s.Close()
+			_ = s.close()
 			err = fmt.Errorf("cannot open the database %s: %w", path, describe(err))
 		}
 	}()
@@ -93,7 +92,7 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	dsn := func(more string) string {
 		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?_time_format=sqlite&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)" + more
 	}
-	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
+	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
 		return nil, err
 	}
 	s.w.SetMaxOpenConns(1)
@@ -144,8 +143,8 @@ func (s *store) takeLock(ctx context.Context) error {
 	return err
 }
 
-// Close waits for running queries.
-func (s *store) Close() error {
+// close waits for running queries.
+func (s *store) close() error {
 	var errs []error
 	for _, db := range []*sql.DB{s.r, s.w, s.lock} {
 		if db == s.lock && s.locked != nil {
@@ -158,8 +157,8 @@ func (s *store) Close() error {
 	return errors.Join(errs...)
 }
 
-// Ping tells whether the database answers.
-func (s *store) Ping(ctx context.Context) error {
+// ping tells whether the database answers.
+func (s *store) ping(ctx context.Context) error {
 	var one int
 	return dbError(s.r.QueryRowContext(ctx, `SELECT 1 FROM schema_version`).Scan(&one))
 }
@@ -195,14 +194,16 @@ func (s *store) migrate(ctx context.Context) error {
 // write runs fn in a transaction of the one writer. Once begun it goes through even if ctx ends: fn gets a
 // context that does not, because an interrupted statement would poison the connection that all share.
 func (s *store) write(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if s.broken.Load() {
 		return errBroken
 	}
+	conn, err := s.w.Conn(ctx)
+	if err != nil {
+		return dbError(err)
+	}
+	defer conn.Close() // gives it back
 	ctx = context.WithoutCancel(ctx)
-	tx, err := s.w.BeginTx(ctx, nil)
+	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return dbError(err)
 	}
@@ -270,8 +271,8 @@ func describe(err error) error {
 	return err
 }
 
-// Setting returns the value kept under name, first stored from make if there is none.
-func (s *store) Setting(ctx context.Context, name string, make func() string) (value string, err error) {
+// setting returns the value kept under name, first stored from make if there is none.
+func (s *store) setting(ctx context.Context, name string, make func() string) (value string, err error) {
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = $1`, name).Scan(&value)
 		if !errors.Is(err, sql.ErrNoRows) {
@@ -282,73 +283,6 @@ func (s *store) Setting(ctx context.Context, name string, make func() string) (v
 		return err
 	})
 	return value, err
-}
-
-// user is a row of users. Two copies with the same Version have the same role, password and state.
-type user struct {
-	ID        int64
-	CreatedAt time.Time
-	Name      string
-	Hash      string // of the password
-	Role      string
-	Disabled  bool
-	Version   int64
-}
-
-const (
-	roleUser  = "USER"
-	roleAdmin = "ADMIN"
-)
-
-// An account without a role is a USER: the original's scripts allow it.
-const selectUser = `SELECT u.id, u.created_at, u.username, u.password, coalesce(r.name, 'USER'), u.disabled, u.version
-	FROM users u LEFT JOIN roles r ON r.id = u.role_id `
-
-func scanUser(row interface{ Scan(...any) error }) (u user, err error) {
-	err = row.Scan(&u.ID, &u.CreatedAt, &u.Name, &u.Hash, &u.Role, &u.Disabled, &u.Version)
-	return u, dbError(err)
-}
-
-func nameKey(name string) string { return strings.ToLower(name) }
-
-// AddUser stores a new account. errConflict: the name is taken.
-func (s *store) AddUser(ctx context.Context, name, hash, role string) (user, error) {
-	u := user{Name: name, Hash: hash, Role: role, CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, `INSERT INTO users (created_at, username, name_key, password, role_id)
-			VALUES ($1, $2, $3, $4, (SELECT id FROM roles WHERE name = $5)) RETURNING id`,
-			u.CreatedAt, name, nameKey(name), hash, role).Scan(&u.ID)
-	})
-	return u, err
-}
-
-// UserByName finds an account by its exact name, else by its name without regard to case.
-func (s *store) UserByName(ctx context.Context, name string) (user, error) {
-	return scanUser(s.r.QueryRowContext(ctx, selectUser+`WHERE u.username = $1 OR u.name_key = $2
-		ORDER BY CASE WHEN u.username = $1 THEN 0 ELSE 1 END LIMIT 1`, name, nameKey(name)))
-}
-
-func (s *store) UserByID(ctx context.Context, id int64) (user, error) {
-	return scanUser(s.r.QueryRowContext(ctx, selectUser+`WHERE u.id = $1`, id))
-}
-
-// Users lists every account by name.
-func (s *store) Users(ctx context.Context) ([]user, error) {
-	return s.users(ctx, selectUser+`ORDER BY u.username`)
-}
-
-// UsersChangedSince lists, by version, the accounts whose version is above v.
-func (s *store) UsersChangedSince(ctx context.Context, v int64) ([]user, error) {
-	return s.users(ctx, selectUser+`WHERE u.version > $1 ORDER BY u.version`, v)
-}
-
-func (s *store) users(ctx context.Context, query string, args ...any) (users []user, err error) {
-	err = s.each(ctx, func(rows *sql.Rows) error {
-		u, err := scanUser(rows)
-		users = append(users, u)
-		return err
-	}, query, args...)
-	return users, err
 }
 
 // each runs a query on a reader and calls fn for every row.
@@ -366,20 +300,5 @@ func (s *store) each(ctx context.Context, fn func(*sql.Rows) error, query string
 	return dbError(rows.Err())
 }
 
-// ReplaceHash stores a better hash of the same password. It does nothing if the password was changed.
-func (s *store) ReplaceHash(ctx context.Context, id int64, old, hash string) error {
-	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE users SET password = $1 WHERE id = $2 AND password = $3`, hash, id, old)
-		return err
-	})
-}
-
-// ChangeUser sets an account's password hash, role and state, and raises its version: every token that it
-// has stops working. Another user's version is never the same.
-func (s *store) ChangeUser(ctx context.Context, u user) error {
-	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE users SET password = $1, role_id = (SELECT id FROM roles WHERE name = $2),
-			disabled = $3, version = (SELECT max(version) + 1 FROM users) WHERE id = $4`, u.Hash, u.Role, u.Disabled, u.ID)
-		return err
-	})
-}
+// scanner is a *sql.Row or *sql.Rows.
+type scanner interface{ Scan(...any) error }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"math"
@@ -31,29 +30,29 @@ type apiError struct {
 }
 
 var (
-	errTokenMissing       = &apiError{"TOKEN_MISSING", codes.Unauthenticated, 401, "This call needs a token: send it as the metadata \"authorization: Bearer <token>\".", 0, ""}
-	errTokenInvalid       = &apiError{"TOKEN_INVALID", codes.Unauthenticated, 401, "The token is not valid here: log in or join the room again.", 0, ""}
-	errTokenExpired       = &apiError{"TOKEN_EXPIRED", codes.Unauthenticated, 401, "The token has expired: log in or join the room again.", 0, ""}
-	errInvalidCredentials = &apiError{"INVALID_CREDENTIALS", codes.Unauthenticated, 401, "The user name or the password is wrong.", 0, ""}
-	errAccountDisabled    = &apiError{"ACCOUNT_DISABLED", codes.PermissionDenied, 403, "This account is disabled: ask the server's administrator.", 0, ""}
-	errRegistrationClosed = &apiError{"REGISTRATION_CLOSED", codes.PermissionDenied, 403, "This server takes no new accounts: ask its administrator for one.", 0, ""}
-	errNameTaken          = &apiError{"NAME_TAKEN", codes.AlreadyExists, 409, "This user name is taken: choose another one.", 0, ""}
-	errRoomAccessDenied   = &apiError{"ROOM_ACCESS_DENIED", codes.PermissionDenied, 403, "There is no such room, or its password is another one.", 0, ""}
-	errRoomNotFound       = &apiError{"ROOM_NOT_FOUND", codes.NotFound, 404, "You are in no room of this short code.", 0, ""}
-	errNotOwner           = &apiError{"NOT_OWNER", codes.PermissionDenied, 403, "Only the owner of the room or an administrator may do this.", 0, ""}
-	errRoomDeleted        = &apiError{"ROOM_DELETED", codes.NotFound, 404, "The room was deleted.", 0, ""}
-	errInvalidField       = &apiError{"INVALID_FIELD", codes.InvalidArgument, 400, "An argument breaks a rule.", 0, ""}
-	errInvalidJSON        = &apiError{"INVALID_JSON", codes.InvalidArgument, 400, "The body is not the JSON object that this call takes.", 0, ""}
-	errBodyTooLarge       = &apiError{"BODY_TOO_LARGE", codes.InvalidArgument, 413, "The body is larger than 16 KiB.", 0, ""}
-	errNoSuchPath         = &apiError{"NOT_FOUND", codes.Unimplemented, 404, "There is nothing at this path.", 0, ""}
-	errNoSuchMethod       = &apiError{"METHOD_NOT_ALLOWED", codes.Unimplemented, 405, "This path does not take this method: see the header Allow.", 0, ""}
-	errRateLimited        = &apiError{"RATE_LIMITED", codes.ResourceExhausted, 429, "Too many tries: wait a moment.", time.Second, ""}
-	errStorageFull        = &apiError{"STORAGE_FULL", codes.ResourceExhausted, 507, "The server's disk is full: nothing can be stored until there is room again.", 0, ""}
-	errOverloaded         = &apiError{"OVERLOADED", codes.Unavailable, 503, "The server is checking too many passwords at once: try again.", 2 * time.Second, ""}
-	errDatabaseAway       = &apiError{"DATABASE_UNAVAILABLE", codes.Unavailable, 503, "The server's database does not answer: try again.", time.Second, ""}
-	errShuttingDown       = &apiError{"SHUTTING_DOWN", codes.Unavailable, 503, "The server is shutting down: connect again.", time.Second, ""}
-	errStalled            = &apiError{"STALLED", codes.Unavailable, 503, "You did not read for too long: connect again, and resume after the last seq that you have.", 100 * time.Millisecond, ""}
-	errInternal           = &apiError{"INTERNAL", codes.Internal, 500, "Something went wrong in the server.", 0, ""}
+	errTokenMissing        = &apiError{"TOKEN_MISSING", codes.Unauthenticated, 401, "This call needs a token: send it as the metadata \"authorization: Bearer <token>\".", 0, ""}
+	errTokenInvalid        = &apiError{"TOKEN_INVALID", codes.Unauthenticated, 401, "The token is not valid here: log in or join the room again.", 0, ""}
+	errTokenExpired        = &apiError{"TOKEN_EXPIRED", codes.Unauthenticated, 401, "The token has expired: log in or join the room again.", 0, ""}
+	errInvalidCredentials  = &apiError{"INVALID_CREDENTIALS", codes.Unauthenticated, 401, "The user name or the password is wrong.", 0, ""}
+	errAccountDisabled     = &apiError{"ACCOUNT_DISABLED", codes.PermissionDenied, 403, "This account is disabled: ask the server's administrator.", 0, ""}
+	errRegistrationClosed  = &apiError{"REGISTRATION_CLOSED", codes.PermissionDenied, 403, "This server takes no new accounts: ask its administrator for one.", 0, ""}
+	errNameTaken           = &apiError{"NAME_TAKEN", codes.AlreadyExists, 409, "This user name is taken: choose another one.", 0, ""}
+	errRoomAccessDenied    = &apiError{"ROOM_ACCESS_DENIED", codes.PermissionDenied, 403, "There is no such room, or the room password is wrong.", 0, ""}
+	errRoomNotFound        = &apiError{"ROOM_NOT_FOUND", codes.NotFound, 404, "There is no room with this short code, or you are not a member of it.", 0, ""}
+	errNotOwner            = &apiError{"NOT_OWNER", codes.PermissionDenied, 403, "Only the owner of the room or an administrator may do this.", 0, ""}
+	errRoomDeleted         = &apiError{"ROOM_DELETED", codes.NotFound, 404, "The room was deleted.", 0, ""}
+	errInvalidField        = &apiError{"INVALID_FIELD", codes.InvalidArgument, 400, "An argument breaks a rule.", 0, ""}
+	errInvalidJSON         = &apiError{"INVALID_JSON", codes.InvalidArgument, 400, "The body must be one JSON object with user_name and password.", 0, ""}
+	errBodyTooLarge        = &apiError{"BODY_TOO_LARGE", codes.InvalidArgument, 413, "The body is larger than 16 KiB.", 0, ""}
+	errNoSuchPath          = &apiError{"NOT_FOUND", codes.Unimplemented, 404, "There is nothing at this path.", 0, ""}
+	errNoSuchMethod        = &apiError{"METHOD_NOT_ALLOWED", codes.Unimplemented, 405, "This path does not take this method: see the header Allow.", 0, ""}
+	errRateLimited         = &apiError{"RATE_LIMITED", codes.ResourceExhausted, 429, "Too many tries or messages: wait a moment.", time.Second, ""}
+	errStorageFull         = &apiError{"STORAGE_FULL", codes.ResourceExhausted, 507, "The server's disk is full: nothing can be stored until there is room again.", 0, ""}
+	errOverloaded          = &apiError{"OVERLOADED", codes.Unavailable, 503, "The server is checking many passwords now: try again in a moment.", 2 * time.Second, ""}
+	errDatabaseUnavailable = &apiError{"DATABASE_UNAVAILABLE", codes.Unavailable, 503, "The server's database does not answer: try again.", time.Second, ""}
+	errShuttingDown        = &apiError{"SHUTTING_DOWN", codes.Unavailable, 503, "The server is shutting down: connect again.", time.Second, ""}
+	errStalled             = &apiError{"STALLED", codes.Unavailable, 503, "This stream was not read for 8 s: connect again, and resume after the last seq that you have.", 100 * time.Millisecond, ""}
+	errInternal            = &apiError{"INTERNAL", codes.Internal, 500, "Something went wrong in the server.", 0, ""}
 )
 
 func (e *apiError) Error() string { return e.Message }
@@ -78,9 +77,9 @@ func retryIn(d time.Duration) error {
 	return &e
 }
 
-// public turns any error into one that a caller may see. What no rule names becomes errInternal, and its
+// toAPIError turns any error into one that a caller may see. What no rule names becomes errInternal, and its
 // cause goes to the log.
-func public(log *slog.Logger, err error) *apiError {
+func toAPIError(log *slog.Logger, err error) *apiError {
 	var e *apiError
 	switch {
 	case errors.As(err, &e):
@@ -88,7 +87,7 @@ func public(log *slog.Logger, err error) *apiError {
 	case errors.Is(err, errDiskFull):
 		e = errStorageFull
 	case errors.Is(err, errUnavailable), errors.Is(err, errBroken):
-		e = errDatabaseAway
+		e = errDatabaseUnavailable
 	default:
 		e = errInternal
 	}
@@ -107,7 +106,7 @@ func grpcError(log *slog.Logger, err error) error {
 	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err // of grpc-go itself, or of its health and reflection services
 	}
-	e := public(log, err)
+	e := toAPIError(log, err)
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: e.Reason, Domain: errorDomain}}
 	if e.Retry > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(e.Retry)})
@@ -126,7 +125,7 @@ func grpcError(log *slog.Logger, err error) error {
 
 // writeError answers a REST call with an error.
 func writeError(log *slog.Logger, w http.ResponseWriter, err error) {
-	e := public(log, err)
+	e := toAPIError(log, err)
 	if e.Retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.Retry.Seconds()))))
 	}
@@ -134,11 +133,4 @@ func writeError(log *slog.Logger, w http.ResponseWriter, err error) {
 		Error string `json:"error"`
 		Code  string `json:"code"`
 	}{e.Message, e.Reason})
-}
-
-func writeJSON(w http.ResponseWriter, code int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
 }

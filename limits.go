@@ -9,21 +9,23 @@ import (
 
 // limits slows down who tries or writes too much. The zero value limits nothing. It is safe for concurrent use.
 type limits struct {
-	Login    *limiter // failed log-ins, by account
-	LoginIP  *limiter // failed log-ins, by address
-	Register *limiter // new accounts, by address
-	Join     *limiter // wrong room passwords, by user
-	Message  *limiter // messages, by user
+	login    *limiter // failed log-ins, by account and address
+	loginIP  *limiter // failed log-ins, by address
+	register *limiter // new accounts, by address
+	join     *limiter // wrong room passwords, by user
+	create   *limiter // new rooms, by user
+	message  *limiter // messages, by user
 }
 
 // newLimits returns the limits in force with RATE_LIMITS=on. The README has them as a table.
 func newLimits() limits {
 	return limits{
-		Login:    newLimiter(rate.Every(10*time.Second), 10),
-		LoginIP:  newLimiter(rate.Every(time.Second), 100),
-		Register: newLimiter(rate.Every(time.Second), 200),
-		Join:     newLimiter(rate.Every(10*time.Second), 20),
-		Message:  newLimiter(200, 5000),
+		login:    newLimiter(rate.Every(10*time.Second), 10),
+		loginIP:  newLimiter(rate.Every(time.Second), 100),
+		register: newLimiter(rate.Every(time.Second), 200),
+		join:     newLimiter(rate.Every(10*time.Second), 20),
+		create:   newLimiter(rate.Every(5*time.Second), 100),
+		message:  newLimiter(200, 5000),
 	}
 }
 
@@ -63,8 +65,8 @@ func (l *limiter) bucket(key string) *rate.Limiter {
 	return b
 }
 
-// Take uses one try of key, or returns errRateLimited with the time until the next.
-func (l *limiter) Take(key string) error {
+// take uses one try of key, or returns errRateLimited with the time until the next.
+func (l *limiter) take(key string) error {
 	if l == nil {
 		return nil
 	}
@@ -76,8 +78,8 @@ func (l *limiter) Take(key string) error {
 	return nil
 }
 
-// Check returns what Take would, and uses nothing.
-func (l *limiter) Check(key string) error {
+// check returns what take would, and uses nothing.
+func (l *limiter) check(key string) error {
 	if l == nil {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"syscall"
 	"time"
 
@@ -29,9 +28,9 @@ func listen(addr string) (*listener, error) {
 	l, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("LISTEN_ADDR: %s is in use by another program", addr)
+		return nil, fmt.Errorf("cannot listen on %s: the port is in use (LISTEN_ADDR, or *_SERVER_PORT)", addr)
 	case err != nil:
-		return nil, fmt.Errorf("LISTEN_ADDR: cannot listen on %s: %w", addr, err)
+		return nil, fmt.Errorf("cannot listen on %s (LISTEN_ADDR, or *_SERVER_PORT): %w", addr, err)
 	}
 	root := patientListener{l}
 	m := cmux.New(root)
@@ -47,10 +46,7 @@ func (l *listener) url() string {
 	if isWildcard(host) {
 		host = "localhost"
 	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	return "http://" + host + ":" + port
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 // patientListener waits where Accept fails for a while, as it does when descriptors run out: cmux would try
@@ -68,7 +64,7 @@ func (l patientListener) Accept() (net.Conn, error) {
 				setAckTimeout(tcp, ackTimeout)
 			}
 			return conn, nil
-		case errors.As(err, &ne) && ne.Temporary(): //nolint: what net/http and grpc-go ask too
+		case errors.As(err, &ne) && ne.Temporary(): // deprecated, but net/http and grpc-go ask it too
 			time.Sleep(pause)
 		default:
 			return nil, err

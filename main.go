@@ -9,8 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -40,8 +40,8 @@ type commands struct {
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 
-// streams are the standard ones.
-type streams struct {
+// stdio is the standard streams.
+type stdio struct {
 	in       io.Reader
 	out, err io.Writer
 }
@@ -71,17 +71,19 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return fmt.Errorf("%w (grpcchatter --help shows what there is)", err)
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
-	return kctx.Run(streams{in, out, errOut})
+	return kctx.Run(stdio{in, out, errOut})
 }
 
 // keysOf lists the configuration keys of the commands that take a --config file.
 func keysOf(app *kong.Application) (keys []string) {
 	for _, cmd := range app.Leaves(false) {
-		flags := cmd.AllFlags(false)
-		for _, group := range flags {
-			for _, flag := range group {
-				keys = append(keys, flag.Envs...)
-			}
+		var names, envs []string
+		for _, flag := range slices.Concat(cmd.AllFlags(false)...) {
+			names = append(names, flag.Name)
+			envs = append(envs, flag.Envs...)
+		}
+		if slices.Contains(names, "config") {
+			keys = append(keys, envs...)
 		}
 	}
 	return keys
@@ -92,7 +94,7 @@ type serveCommand struct {
 	settings
 }
 
-func (c *serveCommand) Run(ctx context.Context, std streams) error {
+func (c *serveCommand) Run(ctx context.Context, std stdio) error {
 	if err := c.dataSettings.check(); err != nil {
 		return err
 	}
@@ -125,7 +127,7 @@ type chatCommand struct {
 
 func (chatCommand) Help() string { return tui.Help }
 
-func (c *chatCommand) Run(ctx context.Context, std streams) error {
+func (c *chatCommand) Run(ctx context.Context, std stdio) error {
 	return tui.Run(ctx, tui.Options{
 		Server: c.Server, User: c.User, Password: c.Password, Room: c.Room, RoomPassword: c.RoomPassword,
 		Register: c.Register, Create: c.Create, Plain: c.Plain, In: std.in, Out: std.out, Err: std.err,
@@ -134,16 +136,11 @@ func (c *chatCommand) Run(ctx context.Context, std streams) error {
 
 type versionCommand struct{}
 
-func (versionCommand) Run(std streams) error {
+func (versionCommand) Run(std stdio) error {
 	version := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = strings.TrimSpace(info.Main.Version + " " + info.GoVersion)
 	}
 	_, err := fmt.Fprintln(std.out, "grpcchatter", version)
 	return err
-}
-
-// isTemporary tells a program that `go run` has built.
-func isTemporary(exe string) bool {
-	return strings.HasPrefix(filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(exe)))), "go-build")
 }

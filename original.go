@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -19,8 +20,8 @@ import (
 const originalService = "proto.GRPCChatter"
 
 // originalDesc is the service under that name: the same messages and methods, but another Chat.
-func originalDesc() *grpc.ServiceDesc {
-	desc := *serviceDesc()
+func originalDesc(log *slog.Logger) *grpc.ServiceDesc {
+	desc := *serviceDesc(log)
 	desc.ServiceName = originalService
 	desc.Streams = []grpc.StreamDesc{{
 		StreamName:    "Chat",

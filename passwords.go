@@ -55,8 +55,8 @@ func (p *passwords) run(ctx context.Context, fn func()) error {
 	return nil
 }
 
-// Hash returns a PHC string of a new salt and the password.
-func (p *passwords) Hash(ctx context.Context, password string) (hash string, err error) {
+// hash returns a PHC string of a new salt and the password.
+func (p *passwords) hash(ctx context.Context, password string) (hash string, err error) {
 	err = p.run(ctx, func() { hash = hashPassword(password) })
 	return hash, err
 }
@@ -70,8 +70,8 @@ func hashPassword(password string) string {
 		b64.EncodeToString(salt), b64.EncodeToString(key))
 }
 
-// Check tells whether password is the one of hash. An empty hash is nobody's, and costs the same time.
-func (p *passwords) Check(ctx context.Context, hash, password string) (ok bool, err error) {
+// check tells whether password is the one of hash. An empty hash is nobody's, and costs the same time.
+func (p *passwords) check(ctx context.Context, hash, password string) (ok bool, err error) {
 	err = p.run(ctx, func() { ok = checkPassword(hash, password) })
 	return ok, err
 }
@@ -113,4 +113,37 @@ func parseArgon(hash string) (h argonHash, ok bool) {
 	ok = err1 == nil && err2 == nil && len(h.salt) >= 8 && len(h.key) >= 16 && len(h.key) <= 64 &&
 		h.memory >= 8 && h.memory <= 256<<10 && h.time >= 1 && h.time <= 16 && h.threads >= 1 && h.threads <= 16
 	return h, ok
+}
+
+// The rules for new accounts. The password's are those of NIST SP 800-63B, 5.1.1.2: a length, and no composition.
+const (
+	minUserName = 2
+	maxUserName = 32
+	minPassword = 8   // bytes
+	maxPassword = 256 // bytes
+)
+
+// checkUserName returns the rule that a new user name breaks.
+func checkUserName(name string) error {
+	rule := fmt.Sprintf("A user name has %d to %d characters: letters a to z and A to Z, digits, hyphens, underscores and dots.", minUserName, maxUserName)
+	if len(name) < minUserName || len(name) > maxUserName {
+		return invalid("user_name", rule)
+	}
+	for _, c := range []byte(name) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.') {
+			return invalid("user_name", rule)
+		}
+	}
+	return nil
+}
+
+// checkNewPassword returns the rule that a new password breaks.
+func checkNewPassword(name, password string) error {
+	switch {
+	case len(password) < minPassword || len(password) > maxPassword:
+		return invalid("password", fmt.Sprintf("A password has %d to %d bytes.", minPassword, maxPassword))
+	case strings.EqualFold(name, password):
+		return invalid("password", "The password must not be the user name.")
+	}
+	return nil
 }

@@ -8,17 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
+	"path"
 	"sync/atomic"
 	"time"
 )
 
 const (
 	maxBody        = 16 << 10 // bytes
-	minUserName    = 2
-	maxUserName    = 32
-	minPassword    = 8 // NIST SP 800-63B, 5.1.1.2
-	maxPassword    = 256
 	headerTimeout  = 10 * time.Second
 	requestTimeout = 20 * time.Second
 	idleTimeout    = 2 * time.Minute
@@ -44,6 +40,10 @@ func (s *restServer) handler() http.Handler {
 	mux.HandleFunc("GET /healthz", s.handle(s.healthz))
 	mux.HandleFunc("GET /readyz", s.handle(s.readyz))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect, in HTML
+			writeError(s.log, w, errNoSuchPath)
+			return
+		}
 		h, pattern := mux.Handler(r)
 		if pattern != "" {
 			mux.ServeHTTP(w, r)
@@ -113,31 +113,6 @@ func readCredentials(r *http.Request) (c credentials, err error) {
 	return c, errInvalidJSON
 }
 
-// checkUserName returns the rule that a new user name breaks.
-func checkUserName(name string) error {
-	rule := fmt.Sprintf("A user name has %d to %d of the letters a to z and A to Z, digits, and _ - .", minUserName, maxUserName)
-	if len(name) < minUserName || len(name) > maxUserName {
-		return invalid("user_name", rule)
-	}
-	for _, c := range []byte(name) {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.') {
-			return invalid("user_name", rule)
-		}
-	}
-	return nil
-}
-
-// checkNewPassword returns the rule that a new password breaks.
-func checkNewPassword(name, password string) error {
-	switch {
-	case len(password) < minPassword || len(password) > maxPassword:
-		return invalid("password", fmt.Sprintf("A password has %d to %d bytes.", minPassword, maxPassword))
-	case strings.EqualFold(name, password):
-		return invalid("password", "The password must not be the user name.")
-	}
-	return nil
-}
-
 // account is a user in an answer.
 type account struct {
 	ID        int64     `json:"id"`
@@ -160,18 +135,18 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	if err := checkNewPassword(c.UserName, c.Password); err != nil {
 		return nil, err
 	}
-	if err := s.limits.Register.Take(remoteIP(r)); err != nil {
+	if err := s.limits.register.take(remoteIP(r)); err != nil {
 		return nil, err
 	}
-	// Asked first only to spare the hash: AddUser decides.
-	if _, err := s.store.UserByName(r.Context(), c.UserName); err == nil {
+	// Asked first only to spare the hash: addUser decides.
+	if _, err := s.store.userByName(r.Context(), c.UserName); err == nil {
 		return nil, errNameTaken
 	}
-	hash, err := s.passwords.Hash(r.Context(), c.Password)
+	hash, err := s.passwords.hash(r.Context(), c.Password)
 	if err != nil {
 		return nil, err
 	}
-	u, err := s.store.AddUser(r.Context(), c.UserName, hash, roleUser)
+	u, err := s.store.addUser(r.Context(), c.UserName, hash, roleUser)
 	if errors.Is(err, errConflict) {
 		return nil, errNameTaken
 	}
@@ -192,29 +167,29 @@ func (s *restServer) login(r *http.Request) (any, error) {
 	ip := remoteIP(r)
 	// By address too, so that nobody can slow down the owner of an account from elsewhere.
 	account := ip + " " + nameKey(c.UserName)
-	if err := errors.Join(s.limits.Login.Check(account), s.limits.LoginIP.Check(ip)); err != nil {
+	if err := errors.Join(s.limits.login.check(account), s.limits.loginIP.check(ip)); err != nil {
 		return nil, err
 	}
 	ctx := r.Context()
-	u, err := s.store.UserByName(ctx, c.UserName)
+	u, err := s.store.userByName(ctx, c.UserName)
 	if err != nil && !errors.Is(err, errNotFound) {
 		return nil, err
 	}
 	// An unknown user has an empty hash, which takes as long to refuse.
-	ok, err := s.passwords.Check(ctx, u.Hash, c.Password)
+	ok, err := s.passwords.check(ctx, u.Hash, c.Password)
 	switch {
 	case err != nil:
 		return nil, err
 	case !ok:
-		_ = s.limits.Login.Take(account)
-		_ = s.limits.LoginIP.Take(ip)
+		_ = s.limits.login.take(account)
+		_ = s.limits.loginIP.take(ip)
 		return nil, errInvalidCredentials
 	case u.Disabled:
 		return nil, errAccountDisabled
 	}
 	if isBcrypt(u.Hash) {
-		if hash, err := s.passwords.Hash(ctx, c.Password); err == nil {
-			if err := s.store.ReplaceHash(ctx, u.ID, u.Hash, hash); err != nil {
+		if hash, err := s.passwords.hash(ctx, c.Password); err == nil {
+			if err := s.store.replaceHash(ctx, u.ID, u.Hash, hash); err != nil {
 				s.log.Warn("an old password hash could not be replaced", "user", u.ID, "cause", err)
 			}
 		}
@@ -235,9 +210,9 @@ func (s *restServer) readyz(r *http.Request) (any, error) {
 	if s.stopping.Load() {
 		return nil, errShuttingDown
 	}
-	if err := s.store.Ping(r.Context()); err != nil {
+	if err := s.store.ping(r.Context()); err != nil {
 		s.log.Error("the database does not answer", "cause", err)
-		return nil, errDatabaseAway
+		return nil, errDatabaseUnavailable
 	}
 	return healthStatus{"ready"}, nil
 }
@@ -248,4 +223,11 @@ func remoteIP(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	return host
+}
+
+func writeJSON(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
 }

@@ -4,7 +4,7 @@ package main
 // receiver that is slow. One event may be larger.
 const maxFrame = 64 << 10
 
-// ringBytes is how much a ring keeps for those who are a little behind, however few messages keep asks for.
+// ringBytes is how much a ring keeps for those who are a little behind, however few events keep asks for.
 const ringBytes = 256 << 10
 
 // block is the events of one commit in one room, or one event that is not stored. It is encoded once, and
@@ -49,38 +49,28 @@ func (b *block) span(i, max int) span {
 
 // ring is the newest blocks of a room, by position: blocks[0] is at first. Its room's mu guards it.
 type ring struct {
-	blocks   []*block
-	first    uint64
-	messages int
-	bytes    int
+	blocks []*block
+	first  uint64
+	events int // stored or not: else typing would pile up where few messages are written
+	bytes  int
 }
 
 func (r *ring) end() uint64 { return r.first + uint64(len(r.blocks)) }
 
-// push adds a block, and lets go of the oldest ones as long as what is left has keep messages and ringBytes.
+// push adds a block, and lets go of the oldest ones as long as what is left has keep events and ringBytes.
 func (r *ring) push(b *block, keep int) {
 	r.blocks = append(r.blocks, b)
-	r.count(b, 1)
-	for len(r.blocks) > 1 {
+	r.events, r.bytes = r.events+len(b.marks), r.bytes+b.size()
+	for {
 		old := r.blocks[0]
-		messages, bytes := r.messages, r.bytes-old.size()
-		if old.first != 0 {
-			messages -= len(old.marks)
+		events, bytes := r.events-len(old.marks), r.bytes-old.size()
+		if events < keep || bytes < ringBytes {
+			return
 		}
-		if messages < keep || bytes < ringBytes {
-			break
-		}
-		r.count(old, -1)
+		r.events, r.bytes = events, bytes
 		r.blocks[0] = nil
 		r.blocks = r.blocks[1:]
 		r.first++
-	}
-}
-
-func (r *ring) count(b *block, sign int) {
-	r.bytes += sign * b.size()
-	if b.first != 0 {
-		r.messages += sign * len(b.marks)
 	}
 }
 

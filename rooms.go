@@ -20,11 +20,13 @@ const (
 	joinGrace = 10 * time.Second
 )
 
+// Lock order: room.mu, then hub.mu or session.mu.
+
 // hub holds the rooms that somebody is in. It is a cache: a room that nobody is in is forgotten, and comes
 // back from the database. It is safe for concurrent use.
 type hub struct {
 	lastSeq func(ctx context.Context, roomID int64) (uint64, error)
-	keep    int // messages that a room's ring holds at least
+	keep    int // events that a room's ring holds at least
 
 	mu     sync.Mutex // guards the fields below, and refs of every room
 	rooms  map[int64]*room
@@ -138,9 +140,9 @@ func (h *hub) enter(ctx context.Context, roomID, userID int64, userName string, 
 	}
 	s := &session{
 		room: r, userID: userID, userName: userName, seq: seq,
-		wake:  make(chan struct{}, 1),
-		done:  make(chan struct{}),
-		slots: make(chan struct{}, maxInFlight),
+		done:    make(chan struct{}),
+		written: make(chan struct{}),
+		slots:   make(chan struct{}, maxInFlight),
 	}
 	if noEcho {
 		s.own = map[uint64]struct{}{}

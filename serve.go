@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,16 +50,20 @@ type server struct {
 	grpc      *grpc.Server
 	http      *http.Server
 	failed    chan error // what makes it impossible to go on
+	// stopped ends the streams that no room's session ends.
+	stopped    context.Context
+	endStreams context.CancelFunc
 }
 
 // newServer opens the listeners, then the data: a port in use leaves the data untouched.
 func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Logger) (_ *server, err error) {
 	s := &server{cfg: cfg, log: log, failed: make(chan error, 1)}
+	s.stopped, s.endStreams = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			s.closeListeners()
 			if s.store != nil {
-				_ = s.store.Close()
+				_ = s.store.close()
 			}
 		}
 	}()
@@ -77,7 +83,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	}
 	secret := cfg.Secret
 	if secret == "" {
-		if secret, err = s.store.Setting(ctx, "secret", newSecret); err != nil {
+		if secret, err = s.store.setting(ctx, "secret", newSecret); err != nil {
 			return nil, err
 		}
 	}
@@ -90,7 +96,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	if cfg.RateLimits {
 		limits = newLimits()
 	}
-	s.hub = newHub(cfg.RingMessages, s.store.LastSeq)
+	s.hub = newHub(cfg.RingMessages, s.store.lastSeq)
 	s.committer = newCommitter(s.store, log, cfg.MaxMessage)
 	s.chat = &chatServer{store: s.store, auth: auth, passwords: passwords, limits: limits, hub: s.hub, committer: s.committer,
 		log: log, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, deleted: make(chan struct{}, 1)}
@@ -98,6 +104,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
+		grpc.InTapHandle(cancellable(s.stopped)),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),
 		grpc.MaxRecvMsgSize(maxRequest),
@@ -109,8 +116,8 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
-	s.grpc.RegisterService(serviceDesc(), s.chat)
-	s.grpc.RegisterService(originalDesc(), s.chat)
+	s.grpc.RegisterService(serviceDesc(log), s.chat)
+	s.grpc.RegisterService(originalDesc(log), s.chat)
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	if err := registerReflection(s.grpc); err != nil {
 		return nil, err
@@ -189,7 +196,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	s.stop()
 	serving.Wait()
 	background.Wait()
-	return errors.Join(err, s.store.Close())
+	return errors.Join(err, s.store.close())
 }
 
 // serve takes the end of a listener's loop, which is a failure unless the server is stopping.
@@ -207,6 +214,7 @@ func (s *server) stop() {
 	s.health.Shutdown()
 	s.closeListeners()
 	s.hub.shutDown(errShuttingDown)
+	s.endStreams()
 
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -221,7 +229,6 @@ func (s *server) stop() {
 		}
 	})
 	ending.Wait()
-	s.chat.streams.Wait()
 	s.committer.drain()
 	s.log.Info("stopped")
 }
@@ -230,12 +237,13 @@ func (s *server) stop() {
 func (s *server) watchUsers(ctx context.Context) {
 	tick := time.NewTicker(watchPause)
 	defer tick.Stop()
-	version := int64(0)
+	version, failing := int64(0), false
 	for {
-		users, err := s.store.UsersChangedSince(ctx, version)
-		if err != nil && ctx.Err() == nil {
+		users, err := s.store.usersChangedSince(ctx, version)
+		if err != nil && !failing && ctx.Err() == nil {
 			s.log.Error("accounts cannot be watched", "cause", err)
 		}
+		failing = err != nil
 		for _, u := range users {
 			s.hub.endUser(u.ID, errTokenInvalid)
 			version = u.Version
@@ -246,4 +254,9 @@ func (s *server) watchUsers(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// isTemporary tells a program that `go run` has built.
+func isTemporary(exe string) bool {
+	return strings.HasPrefix(filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(exe)))), "go-build")
 }

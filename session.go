@@ -16,23 +16,28 @@ type session struct {
 	room     *room
 	userID   int64
 	userName string
-	wake     chan struct{} // holds a token when there may be something to do for the sender
 	done     chan struct{} // closed by end
 	slots    chan struct{} // one for each message in flight
 
-	holds        atomic.Int32 // the stream and its uncommitted messages: each keeps the room
-	gone         atomic.Bool  // the presence has been given up
-	sendingSince atomic.Int64 // Unix ns; 0: not sending
+	written chan struct{} // closed when the session has ended and nothing sends any more
+	writer  atomic.Int32  // a state
 
-	since uint64 // the ring's end at the start: what was not stored before it is not for this session
-	pos   uint64 // of the next block, of the sender
-	seq   uint64 // the last seq that was sent, of the sender
+	holds        atomic.Int32 // the stream and its uncommitted messages: each keeps the room
+	failed       bool         // of the committer: a message was not stored, so no later one may be
+	gone         atomic.Bool  // the presence has been given up
+	sendingSince atomic.Int64 // Unix ns; 0: the writer is not sending
+
+	// Of the writer.
+	since uint64 // the ring's end when the session opened: presence and typing from before are not for it
+	pos   uint64 // of the next block
+	seq   uint64 // the last one sent
 
 	mu      sync.Mutex // guards the fields below
 	private []answer
 	own     map[uint64]struct{} // the seqs that this session sent and has not met again; nil: not asked for
 	err     error               // why it ended; valid when done is closed
-	over    bool
+	write   func()              // sends what there is
+	cancel  func()              // makes a blocked send or receive return
 }
 
 // answer is an event for one stream only: a REJECTED (seq 0), or the acknowledgement of a resend.
@@ -41,23 +46,87 @@ type answer struct {
 	data []byte
 }
 
-func (s *session) awake() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+// The states of a session's writer.
+const (
+	writerUnset int32 = iota // start is still to come
+	writerNone               // there is nothing to send, and no goroutine
+	writerRuns               // a goroutine looks for something to send
+	writerAgain              // it has to look again
+	writerOver               // the session has ended: there will be no other goroutine
+)
+
+// start gives the session what sends, and what makes a blocked send or receive return. write runs in a
+// goroutine of its own, one at a time, whenever there may be something to send.
+func (s *session) start(write func(), cancel func()) {
+	s.mu.Lock()
+	s.write, s.cancel = write, cancel
+	s.mu.Unlock()
+	if s.writer.CompareAndSwap(writerUnset, writerNone) {
+		s.awake()
+	} else {
+		close(s.written)
+		cancel()
 	}
 }
+
+// awake sees to it that the writer looks for something to send.
+func (s *session) awake() {
+	for {
+		switch s.writer.Load() {
+		case writerNone:
+			if s.writer.CompareAndSwap(writerNone, writerRuns) {
+				go s.runWriter() // wait waits for it
+				return
+			}
+		case writerRuns:
+			if s.writer.CompareAndSwap(writerRuns, writerAgain) {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+func (s *session) runWriter() {
+	for {
+		s.write()
+		switch {
+		case s.writer.CompareAndSwap(writerRuns, writerNone):
+			return
+		case s.writer.CompareAndSwap(writerAgain, writerRuns):
+		default:
+			close(s.written)
+			return
+		}
+	}
+}
+
+// wait returns when the session has ended and its writer has returned.
+func (s *session) wait() {
+	<-s.done
+	<-s.written
+}
+
+// over tells whether the session has ended.
+func (s *session) over() bool { return s.writer.Load() == writerOver }
 
 // end makes the session end with err. The first call counts.
 func (s *session) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	state := s.writer.Swap(writerOver)
+	if state == writerOver {
 		return
 	}
-	s.over, s.err = true, err
+	s.err = err
 	close(s.done)
-	s.awake()
+	if state == writerNone {
+		close(s.written)
+	}
+	if s.cancel != nil {
+		s.cancel()
+	}
 }
 
 // absent gives up the presence: at once when the other side has closed its half of the stream.
@@ -115,13 +184,6 @@ func (s *session) sentIt(seq uint64) bool {
 	return ok
 }
 
-// skip moves the cursor over messages that are nowhere any more.
-func (s *session) skip() {
-	s.room.mu.Lock()
-	defer s.room.mu.Unlock()
-	s.seq = s.room.last
-}
-
 // answer sends an event to this stream alone. The message that it answers holds a slot, which is given back
 // when it is sent.
 func (s *session) answer(seq uint64, e event) {
@@ -132,29 +194,34 @@ func (s *session) answer(seq uint64, e event) {
 	s.awake()
 }
 
-// answers appends to out what is for this stream alone. The acknowledgement of a resend whose message is
-// still ahead of the cursor is dropped: it comes with that message, and not before what precedes it.
+// answers appends to out what is for this stream alone, up to about maxFrame bytes. The acknowledgement of a
+// resend whose message is still ahead of the cursor is dropped: it comes with that message, and not before what
+// precedes it.
 func (s *session) answers(out []span) []span {
 	s.mu.Lock()
-	private := s.private
-	s.private = nil
-	s.mu.Unlock()
-	for _, a := range private {
+	defer s.mu.Unlock()
+	for size := 0; len(s.private) > 0 && size < maxFrame; {
+		a := s.private[0]
+		s.private[0], s.private = answer{}, s.private[1:]
 		if a.seq <= s.seq {
 			out = append(out, span{data: a.data})
+			size += len(a.data)
 		}
-		<-s.slots
+		<-s.slots // that of the message: never blocks
 	}
 	return out
 }
 
-// take appends to out the events behind the cursor, as far as the ring has them and up to about maxFrame
-// bytes, and moves the cursor. behind: the next ones are in the database only.
+// take appends to out the events behind the cursor, as far as the ring has them and until out has about
+// maxFrame bytes, and moves the cursor. behind: the next ones are in the database only.
 func (s *session) take(out []span) (_ []span, behind bool) {
 	r := s.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	size := 0
+	for _, sp := range out {
+		size += len(sp.data)
+	}
 	s.pos = max(s.pos, r.ring.first)
 	for ; s.pos < r.ring.end(); s.pos++ {
 		b := r.ring.blocks[s.pos-r.ring.first]

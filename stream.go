@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/tap"
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
@@ -30,105 +33,101 @@ const (
 type stream struct {
 	grpc.ServerStream
 	server   *chatServer
-	caller   caller
 	original bool // the client speaks the original's protocol
 	session  *session
+	typed    time.Time   // when a TYPING was passed on last
 	draining atomic.Bool // the client has closed its half
+	// Of write: once the client has closed its half and its messages are stored, the session ends behind lastSeq.
+	ending  bool
+	lastSeq uint64
+	spans   []span
 }
 
 // Chat is the RPC under its own name.
 func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error { return s.chat(ss, false) }
 
-// chat serves a stream with three goroutines. This one waits for the end: only its return can end a stream
-// whose reader or writer is blocked. The other two return soon after it.
+// cancelKey is where the context of a Chat stream has the function that ends it.
+type cancelKey struct{}
+
+// cancellable lets a stream be ended from any goroutine, and at the end of stopped: a RecvMsg or SendMsg that is
+// blocked returns when the context that this gives to the stream ends. It is a tap.ServerInHandle.
+func cancellable(stopped context.Context) tap.ServerInHandle {
+	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
+		if !strings.HasSuffix(info.FullMethodName, "/Chat") && !strings.HasSuffix(info.FullMethodName, "/Watch") {
+			return ctx, nil
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		forget := context.AfterFunc(stopped, cancel)
+		context.AfterFunc(ctx, func() { forget() })
+		return context.WithValue(ctx, cancelKey{}, cancel), nil
+	}
+}
+
+// chat serves a stream. This goroutine receives; write runs in another one while there is something to send.
 func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	ctx := ss.Context()
-	st := &stream{ServerStream: ss, server: s, caller: callerOf(ctx), original: original}
-	first := make(chan chatRequest, 1)
-	opened := make(chan struct{})
-	s.streams.Go(func() { st.read(first, opened) })
-
-	seq := st.caller.room.Seq
+	c := callerOf(ctx)
+	cancel := ctx.Value(cancelKey{}).(context.CancelFunc)
+	defer cancel()
+	st := &stream{ServerStream: ss, server: s, original: original}
+	seq := c.room.Seq
+	var first chatRequest
 	if !original {
-		timeout := time.NewTimer(openTimeout)
-		defer timeout.Stop()
-		select {
-		case req := <-first:
-			if req.err != nil {
-				return req.err
-			}
-			if req.afterSeq != nil {
-				seq = *req.afterSeq
-			}
-		case <-timeout.C:
+		late := time.AfterFunc(openTimeout, cancel)
+		err := st.receive(&first)
+		switch {
+		case !late.Stop():
 			return invalid("start", fmt.Sprintf("The first ChatRequest did not come within %d s.", openTimeout/time.Second))
-		case <-ctx.Done():
-			return ctx.Err()
+		case errors.Is(err, io.EOF):
+			return nil // it had nothing to say
+		case err != nil:
+			return cmp.Or(s.hub.closedBy(), err)
+		}
+		if first.afterSeq != nil {
+			seq = *first.afterSeq
 		}
 	}
-	session, err := s.hub.enter(ctx, st.caller.room.RoomID, st.caller.user.ID, st.caller.user.Name, seq, original)
+	var err error
+	st.session, err = s.hub.enter(ctx, c.room.RoomID, c.user.ID, c.user.Name, seq, original)
 	if errors.Is(err, errNotFound) {
 		return errRoomDeleted
 	} else if err != nil {
 		return err
 	}
-	defer session.leave()
+	defer st.session.leave()
 	// Again, now that whoever changes the account or deletes the room finds the session.
-	if err := s.auth.unchanged(ctx, st.caller.user); err != nil {
+	if err := s.auth.unchanged(ctx, c.user); err != nil {
 		return err
 	}
 	if err := ss.SendHeader(nil); err != nil { // tells the client that the session is open
 		return err
 	}
-	st.session = session
-	close(opened)
-	s.streams.Go(st.write)
-	select {
-	case <-session.done:
-		return session.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	st.session.start(st.write, cancel)
+	st.session.end(st.read(&first))
+	st.session.wait()
+	return st.session.err
 }
 
-// read receives until the stream ends. The first request of a client that does not speak the original's
-// protocol opens the session.
-func (st *stream) read(first chan<- chatRequest, opened <-chan struct{}) {
-	var req chatRequest
-	if !st.original {
-		if err := st.receive(&req); err != nil {
-			req.err = err
-		}
-		first <- req
-		if req.err != nil {
-			return
-		}
-	}
-	select {
-	case <-opened:
-	case <-st.Context().Done():
-		return
-	}
+// read does what the requests ask for, until the session ends. first is the one that opened it.
+func (st *stream) read(first *chatRequest) error {
 	s := st.session
-	var typed time.Time
-	if !st.original && !req.empty() {
-		req.start = false
-		st.handle(&req, &typed)
-	}
+	req := first
+	first.start = false
+	opening := first.empty() && !first.typing
 	for {
-		err := st.receive(&req)
+		if !opening && !st.handle(req) {
+			return nil
+		}
+		opening = false
+		err := st.receive(req)
 		if errors.Is(err, io.EOF) {
 			s.absent()
 			st.draining.Store(true)
 			s.awake()
-			return
-		}
-		if err != nil {
-			s.end(err)
-			return
-		}
-		if !st.handle(&req, &typed) {
-			return
+			<-s.done
+			return nil
+		} else if err != nil {
+			return err
 		}
 	}
 }
@@ -145,14 +144,14 @@ func (st *stream) receive(req *chatRequest) error {
 }
 
 // handle does what a request asks for. It returns false once the session has ended.
-func (st *stream) handle(req *chatRequest, typed *time.Time) bool {
+func (st *stream) handle(req *chatRequest) bool {
 	s := st.session
 	if req.typing && !st.original {
-		if now := time.Now(); now.Sub(*typed) >= typingPause {
-			*typed = now
+		if now := time.Now(); now.Sub(st.typed) >= typingPause {
+			st.typed = now
 			s.typing()
 		}
-		if req.body == "" && req.clientID == "" && !req.start {
+		if req.empty() && !req.start {
 			return true
 		}
 	}
@@ -161,7 +160,7 @@ func (st *stream) handle(req *chatRequest, typed *time.Time) bool {
 		s.end(invalid(field, rule))
 		return false
 	}
-	if err := st.server.limits.Message.Take(strconv.FormatInt(s.userID, 10)); err != nil {
+	if err := st.server.limits.message.take(strconv.FormatInt(s.userID, 10)); err != nil {
 		s.end(err)
 		return false
 	}
@@ -171,7 +170,11 @@ func (st *stream) handle(req *chatRequest, typed *time.Time) bool {
 		return false
 	}
 	if rule != "" {
-		s.answer(0, event{kind: pb.ChatEventKind_REJECTED, userName: s.userName, body: rule, clientID: strings.ToValidUTF8(req.clientID, "\uFFFD")})
+		e := event{kind: pb.ChatEventKind_REJECTED, userName: s.userName, body: rule}
+		if len(req.clientID) <= maxClientID { // a larger one would be kept for who does not read
+			e.clientID = strings.ToValidUTF8(req.clientID, "\uFFFD")
+		}
+		s.answer(0, e)
 		return true
 	}
 	sub := submission{s: s, body: req.body}
@@ -202,34 +205,26 @@ func (st *stream) broken(req *chatRequest) (field, rule string) {
 	return "", ""
 }
 
-// write sends until the session ends. It alone sends on the stream.
+// write sends what there is. One goroutine at a time runs it: no other sends on the stream.
 func (st *stream) write() {
 	s := st.session
-	var spans []span
-	// Once the client has closed its half and its messages are stored, the session ends behind lastSeq.
-	draining, lastSeq := false, uint64(0)
-	for {
-		select {
-		case <-s.done:
-			return
-		default:
-		}
-		if !draining && st.draining.Load() && len(s.slots) == 0 {
-			draining, lastSeq = true, s.room.newest()
+	for !s.over() {
+		if !st.ending && st.draining.Load() && len(s.slots) == 0 {
+			st.ending, st.lastSeq = true, s.room.newest()
 		}
 		var behind bool
 		var err error
-		spans, behind = s.take(s.answers(spans[:0]))
+		st.spans, behind = s.take(s.answers(st.spans[:0]))
 		switch {
-		case len(spans) > 0:
-			err = st.send(spans)
-			clear(spans)
+		case len(st.spans) > 0:
+			err = st.send(st.spans)
+			clear(st.spans)
 		case behind:
 			err = st.catchUp()
-		case !draining:
-			<-s.wake
+		case !st.ending:
+			return
 		}
-		if err != nil || draining && s.seq >= lastSeq {
+		if err != nil || st.ending && s.seq >= st.lastSeq {
 			s.end(err)
 			return
 		}
@@ -277,12 +272,17 @@ func (st *stream) sendFrame(f *frame) error {
 // catchUp sends a page of what is in the database behind the cursor, and moves the cursor.
 func (st *stream) catchUp() error {
 	s := st.session
-	page, err := st.server.store.MessagesAfter(st.Context(), s.room.id, s.seq, catchUpPage, catchUpBytes)
+	last := s.room.newest()
+	page, err := st.server.store.messagesAfter(st.Context(), s.room.id, s.seq, catchUpPage, catchUpBytes)
 	if err != nil {
 		return err
 	}
+	// What is committed but not published yet comes by the ring: only then is it known whose it is.
+	for len(page) > 0 && page[len(page)-1].Seq > last {
+		page = page[:len(page)-1]
+	}
 	if len(page) == 0 {
-		s.skip()
+		s.seq = last // there is nothing left of what was before
 		return nil
 	}
 	for len(page) > 0 {

@@ -106,8 +106,8 @@ type chatRequest struct {
 
 var errMalformed = errors.New("not a protobuf message")
 
-// empty tells a request that does nothing but open the session.
-func (r *chatRequest) empty() bool { return r.body == "" && r.clientID == "" && !r.typing }
+// empty tells a request that has no message.
+func (r *chatRequest) empty() bool { return r.body == "" && r.clientID == "" }
 
 func (r *chatRequest) decode(b []byte) {
 	*r = chatRequest{}

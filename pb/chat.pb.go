@@ -85,7 +85,7 @@ func (ChatEventKind) EnumDescriptor() ([]byte, []int) {
 
 type CreateChatRoomRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 64 characters.
+	// 1 to 64 characters, no control characters.
 	RoomName string `protobuf:"bytes,1,opt,name=room_name,json=roomName,proto3" json:"room_name,omitempty"`
 	// Up to 256 bytes. With an empty one, the short code is enough to join.
 	RoomPassword  string `protobuf:"bytes,2,opt,name=room_password,json=roomPassword,proto3" json:"room_password,omitempty"`
@@ -529,7 +529,7 @@ type ListMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Return messages with a seq below this one. 0: from the end.
 	BeforeSeq uint64 `protobuf:"varint,1,opt,name=before_seq,json=beforeSeq,proto3" json:"before_seq,omitempty"`
-	// How many, at most 200. 0: 50.
+	// How many, at most 200. 0: 50. An answer holds about 2 MiB, so it may have fewer.
 	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -792,10 +792,11 @@ type ChatEvent struct {
 	// The message; for REJECTED, the reason.
 	Body string `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
 	// 1, 2, 3, … in each room, without a gap. 0 for what is not stored.
-	Seq    uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Seq uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	// By the server's clock. Absent for what is not stored.
 	SentAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
 	// The sender's own. To the sender, the event with its client_message_id is the acknowledgement: the
-	// message is stored for good.
+	// message is stored for good. A REJECTED carries it too, unless it is too long.
 	ClientMessageId string        `protobuf:"bytes,5,opt,name=client_message_id,json=clientMessageId,proto3" json:"client_message_id,omitempty"`
 	Kind            ChatEventKind `protobuf:"varint,6,opt,name=kind,proto3,enum=grpcchatter.v1.ChatEventKind" json:"kind,omitempty"`
 	unknownFields   protoimpl.UnknownFields

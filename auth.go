@@ -12,6 +12,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -94,6 +95,7 @@ type auth struct {
 	keys     map[string][]byte // by audience: one kind of token can never pass for the other
 	duration time.Duration
 	now      func() time.Time
+	stopped  context.Context // its end ends every stream
 }
 
 func newAuth(st *store, log *slog.Logger, secret string, duration time.Duration) (*auth, error) {
@@ -121,7 +123,7 @@ func (a *auth) sign(audience string, u user, room roomClaims) (string, error) {
 			Subject:   strconv.FormatInt(u.ID, 10),
 			Audience:  jwt.ClaimStrings{audience},
 			IssuedAt:  jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(a.duration)),
+			ExpiresAt: jwt.NewNumericDate(now.Add(a.duration + time.Second - 1)), // a JWT has whole seconds: not less
 		},
 		Version:    u.Version,
 		roomClaims: room,
@@ -134,7 +136,7 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	var cl claims
 	_, err = jwt.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) { return a.keys[audience], nil },
 		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithAudience(audience),
-		jwt.WithExpirationRequired(), jwt.WithTimeFunc(a.now))
+		jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithTimeFunc(a.now))
 	if errors.Is(err, jwt.ErrTokenExpired) {
 		return c, errTokenExpired
 	} else if err != nil {
@@ -218,9 +220,11 @@ func bearer(ctx context.Context) (string, error) {
 }
 
 func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	ctx, err := a.authorize(ctx, info.FullMethod)
-	if err != nil {
-		return nil, err
+	if ctx.Value(callerKey{}) == nil { // not by serviceDesc
+		var err error
+		if ctx, err = a.authorize(ctx, info.FullMethod); err != nil {
+			return nil, err
+		}
 	}
 	start := time.Now()
 	resp, err := handler(ctx, req)
@@ -234,8 +238,15 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.stopped, cancel)()
 	start := time.Now()
-	err = grpcError(a.log, handler(srv, authorizedStream{ss, ctx}))
+	err = handler(srv, authorizedStream{ss, ctx})
+	if a.stopped.Err() != nil && ss.Context().Err() == nil && status.Code(grpcError(a.log, err)) == codes.Canceled {
+		err = errShuttingDown
+	}
+	err = grpcError(a.log, err)
 	a.logCall(ctx, info.FullMethod, start, err)
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -49,6 +50,9 @@ type chatServer struct {
 	codeLength int
 	maxMessage int // bytes
 
+	// The goroutines of all sessions. Those that read submit; those that write end when the committer has.
+	readers, writers sync.WaitGroup
+
 	deleted chan struct{} // holds a token when a room was deleted
 }
 
@@ -59,8 +63,18 @@ func serviceDesc(log *slog.Logger) *grpc.ServiceDesc {
 	desc.Methods = slices.Clone(desc.Methods)
 	for i, m := range desc.Methods {
 		desc.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
+			// Before the request is read: strangers must not fill the memory with what never ends.
+			method, _ := grpc.Method(ctx)
+			ctx, err := srv.(*chatServer).auth.authorize(ctx, method)
+			if err != nil {
+				return nil, err
+			}
 			return m.Handler(srv, ctx, func(v any) error {
-				if dec(v) != nil {
+				d := decoded{v: v}
+				if err := dec(&d); err != nil {
+					return err
+				}
+				if d.err != nil {
 					return grpcError(log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
 				}
 				return nil

@@ -53,8 +53,9 @@ func (s dataSettings) check() error {
 // config is the configuration, checked.
 type config struct {
 	Listen           []string
-	Synchronous      string // full or normal
-	Secret           string // empty: to be generated
+	ListenKeys       map[string]string // of an address that is not LISTEN_ADDR's
+	Synchronous      string            // full or normal
+	Secret           string            // empty: to be generated
 	TokenDuration    time.Duration
 	CodeLength       int
 	RingMessages     int
@@ -95,6 +96,7 @@ func (s settings) check() (c config, err error) {
 		}
 		c.Listen = append(c.Listen, addr)
 	}
+	keys := map[string]string{}
 	for _, pair := range []struct{ name, host, port string }{
 		{"REST", s.RESTServerAddress, s.RESTServerPort},
 		{"GRPC", s.GRPCServerAddress, s.GRPCServerPort},
@@ -103,12 +105,15 @@ func (s settings) check() (c config, err error) {
 		case pair.port != "" && !isPort(pair.port):
 			bad(pair.name+"_SERVER_PORT", "want a number from 0 to 65535", pair.port)
 		case pair.port != "":
-			c.Listen = append(c.Listen, net.JoinHostPort(pair.host, pair.port))
+			addr := net.JoinHostPort(pair.host, pair.port)
+			c.Listen = append(c.Listen, addr)
+			keys[addr] = pair.name + "_SERVER_ADDRESS, " + pair.name + "_SERVER_PORT"
 		case pair.host != "":
 			fail("%s_SERVER_ADDRESS: it is set, but %s_SERVER_PORT is not", pair.name, pair.name)
 		}
 	}
 	c.Listen = withoutCovered(c.Listen)
+	c.ListenKeys = keys
 
 	c.Secret = s.Secret
 	switch {
@@ -156,13 +161,21 @@ func withoutCovered(addrs []string) (kept []string) {
 			if p != port || port == "0" || i == j {
 				continue
 			}
-			covered = covered || other == addr && j < i || isWildcard(h) && (j < i || !isWildcard(host))
+			covered = covered || loopback(h) == loopback(host) && j < i || isWildcard(h) && (j < i || !isWildcard(host))
 		}
 		if !covered {
 			kept = append(kept, addr)
 		}
 	}
 	return kept
+}
+
+// loopback is host, but localhost by its usual number.
+func loopback(host string) string {
+	if host == "localhost" {
+		return "127.0.0.1"
+	}
+	return host
 }
 
 func isWildcard(host string) bool {
@@ -172,9 +185,13 @@ func isWildcard(host string) bool {
 
 // configFile reads a file for --config. keys are the ones that it may have.
 func configFile(r io.Reader, keys []string) (kong.Resolver, error) {
+	name := "the file"
+	if f, ok := r.(interface{ Name() string }); ok {
+		name = f.Name()
+	}
 	values, err := godotenv.Parse(r)
-	if err != nil {
-		return nil, err
+	if err != nil { // without it: it repeats what is in the file, which may be a secret
+		return nil, fmt.Errorf("--config: %s has a line that is not KEY=VALUE, or a quote that does not end", name)
 	}
 	for key := range values {
 		if !slices.Contains(keys, key) {

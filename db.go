@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -64,10 +65,6 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	// The lock is one for all names of the file.
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
 	s := &store{path: path}
 	defer func() {
 		if err != nil {
@@ -84,6 +81,11 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// The lock is one for all names of the file, which is there now.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, err
+	}
+	s.path = path
 	if o.Exclusive {
 		if err := s.takeLock(ctx); err != nil {
 			return nil, err
@@ -92,13 +94,20 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	dsn := func(more string) string {
 		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?_time_format=sqlite&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)" + more
 	}
+	// First as it is: another program's database must not become one with a WAL.
+	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate")); err != nil {
+		return nil, err
+	}
+	if err := s.migrate(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.w.Close(); err != nil {
+		return nil, err
+	}
 	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
 		return nil, err
 	}
 	s.w.SetMaxOpenConns(1)
-	if err := s.migrate(ctx); err != nil {
-		return nil, err
-	}
 	if s.r, err = sql.Open("sqlite", dsn("&mode=ro&_pragma=query_only(1)")); err != nil {
 		return nil, err
 	}
@@ -115,8 +124,12 @@ const readers = 8
 func createPrivate(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return nil
-	} else if err != nil {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // a link to what is not there yet
+	}
+	if err != nil {
 		return err
 	}
 	return f.Close()
@@ -197,8 +210,12 @@ func (s *store) write(ctx context.Context, fn func(context.Context, *sql.Tx) err
 	if s.broken.Load() {
 		return errBroken
 	}
-	conn, err := s.w.Conn(ctx)
-	if err != nil {
+	waiting, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := s.w.Conn(waiting)
+	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
+		return errUnavailable // the one before has waited for it too
+	} else if err != nil {
 		return dbError(err)
 	}
 	defer conn.Close() // gives it back

@@ -88,3 +88,10 @@ func (l *limiter) check(key string) error {
 	}
 	return nil
 }
+
+// giveBack returns a try that was taken.
+func (l *limiter) giveBack(key string) {
+	if l != nil {
+		l.bucket(key).AllowN(time.Now(), -1)
+	}
+}

@@ -24,13 +24,13 @@ type listener struct {
 	grpc, http net.Listener
 }
 
-func listen(addr string) (*listener, error) {
+func listen(key, addr string) (*listener, error) {
 	l, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("cannot listen on %s: the port is in use (LISTEN_ADDR, or *_SERVER_PORT)", addr)
+		return nil, fmt.Errorf("%s: %s is in use by another program", key, addr)
 	case err != nil:
-		return nil, fmt.Errorf("cannot listen on %s (LISTEN_ADDR, or *_SERVER_PORT): %w", addr, err)
+		return nil, fmt.Errorf("%s: cannot listen on %s: %w", key, addr, err)
 	}
 	root := patientListener{l}
 	m := cmux.New(root)

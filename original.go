@@ -82,6 +82,9 @@ func (d descriptors) FindDescriptorByName(name protoreflect.FullName) (protorefl
 			return m, nil
 		}
 	}
+	if e := d.original.Enums().ByName(name.Name()); e != nil && e.FullName() == name {
+		return e, nil
+	}
 	return protoregistry.GlobalFiles.FindDescriptorByName(name)
 }
 

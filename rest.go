@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"path"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -75,12 +77,15 @@ func (s *restServer) handle(fn func(*http.Request) (any, error)) http.HandlerFun
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		// Not with the connection: a client that has closed its half still reads.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), requestTimeout)
+		defer cancel()
+		r = r.WithContext(ctx)
 		answer, err := fn(r)
 		s.log.Debug("request", "method", r.Method, "path", r.URL.Path, "ok", err == nil, "took", time.Since(start))
 		switch {
 		case err == nil:
 			writeJSON(w, http.StatusOK, answer)
-		case r.Context().Err() != nil: // nobody is there to read an answer
 		default:
 			writeError(s.log, w, err)
 		}
@@ -93,13 +98,10 @@ type credentials struct {
 }
 
 func readCredentials(r *http.Request) (c credentials, err error) {
-	d := json.NewDecoder(r.Body)
-	err = d.Decode(&c)
-	if err == nil {
-		if _, err = d.Token(); errors.Is(err, io.EOF) {
+	b, err := io.ReadAll(r.Body)
+	if err == nil && utf8.Valid(b) { // Go would put U+FFFD for what is not, and make different passwords the same
+		if err = json.Unmarshal(b, &c); err == nil {
 			return c, nil
-		} else if err == nil {
-			return c, errInvalidJSON // something follows
 		}
 	}
 	var tooLarge *http.MaxBytesError
@@ -167,9 +169,20 @@ func (s *restServer) login(r *http.Request) (any, error) {
 	ip := remoteIP(r)
 	// By address too, so that nobody can slow down the owner of an account from elsewhere.
 	account := ip + " " + nameKey(c.UserName)
-	if err := errors.Join(s.limits.login.check(account), s.limits.loginIP.check(ip)); err != nil {
+	if err := s.limits.loginIP.take(ip); err != nil {
 		return nil, err
 	}
+	if err := s.limits.login.take(account); err != nil {
+		s.limits.loginIP.giveBack(ip)
+		return nil, err
+	}
+	guessed := false
+	defer func() {
+		if !guessed {
+			s.limits.login.giveBack(account)
+			s.limits.loginIP.giveBack(ip)
+		}
+	}()
 	ctx := r.Context()
 	u, err := s.store.userByName(ctx, c.UserName)
 	if err != nil && !errors.Is(err, errNotFound) {
@@ -181,8 +194,7 @@ func (s *restServer) login(r *http.Request) (any, error) {
 	case err != nil:
 		return nil, err
 	case !ok:
-		_ = s.limits.login.take(account)
-		_ = s.limits.loginIP.take(ip)
+		guessed = true
 		return nil, errInvalidCredentials
 	case u.Disabled:
 		return nil, errAccountDisabled

@@ -140,9 +140,8 @@ func (h *hub) enter(ctx context.Context, roomID, userID int64, userName string, 
 	}
 	s := &session{
 		room: r, userID: userID, userName: userName, seq: seq,
-		done:    make(chan struct{}),
-		written: make(chan struct{}),
-		slots:   make(chan struct{}, maxInFlight),
+		done:  make(chan struct{}),
+		slots: make(chan struct{}, maxInFlight),
 	}
 	if noEcho {
 		s.own = map[uint64]struct{}{}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -50,7 +51,7 @@ type server struct {
 	grpc      *grpc.Server
 	http      *http.Server
 	failed    chan error // what makes it impossible to go on
-	// stopped ends the streams that no room's session ends.
+	// stopped ends the streams that are no session.
 	stopped    context.Context
 	endStreams context.CancelFunc
 }
@@ -68,7 +69,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		}
 	}()
 	for _, addr := range cfg.Listen {
-		l, err := listen(addr)
+		l, err := listen(cmp.Or(cfg.ListenKeys[addr], "LISTEN_ADDR"), addr)
 		if err != nil {
 			return nil, err
 		}
@@ -91,6 +92,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
+	auth.stopped = s.stopped
 	passwords := newPasswords()
 	var limits limits
 	if cfg.RateLimits {
@@ -104,7 +106,6 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
-		grpc.InTapHandle(cancellable(s.stopped)),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),
 		grpc.MaxRecvMsgSize(maxRequest),
@@ -126,13 +127,14 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		s.health.SetServingStatus(name, grpc_health_v1.HealthCheckResponse_SERVING)
 	}
 	s.http = &http.Server{
-		Handler:           s.rest.handler(),
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      requestTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler:                      s.rest.handler(),
+		ReadHeaderTimeout:            headerTimeout,
+		ReadTimeout:                  requestTimeout,
+		WriteTimeout:                 requestTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
 }
@@ -229,7 +231,9 @@ func (s *server) stop() {
 		}
 	})
 	ending.Wait()
+	s.chat.readers.Wait()
 	s.committer.drain()
+	s.chat.writers.Wait()
 	s.log.Info("stopped")
 }
 

@@ -19,8 +19,9 @@ type session struct {
 	done     chan struct{} // closed by end
 	slots    chan struct{} // one for each message in flight
 
-	written chan struct{} // closed when the session has ended and nothing sends any more
-	writer  atomic.Int32  // a state
+	writer atomic.Int32 // a state
+	spawn  func(func()) // set by start, as write is
+	write  func()       // sends what there is
 
 	holds        atomic.Int32 // the stream and its uncommitted messages: each keeps the room
 	failed       bool         // of the committer: a message was not stored, so no later one may be
@@ -36,8 +37,6 @@ type session struct {
 	private []answer
 	own     map[uint64]struct{} // the seqs that this session sent and has not met again; nil: not asked for
 	err     error               // why it ended; valid when done is closed
-	write   func()              // sends what there is
-	cancel  func()              // makes a blocked send or receive return
 }
 
 // answer is an event for one stream only: a REJECTED (seq 0), or the acknowledgement of a resend.
@@ -55,18 +54,12 @@ const (
 	writerOver               // the session has ended: there will be no other goroutine
 )
 
-// start gives the session what sends, and what makes a blocked send or receive return. write runs in a
-// goroutine of its own, one at a time, whenever there may be something to send.
-func (s *session) start(write func(), cancel func()) {
-	s.mu.Lock()
-	s.write, s.cancel = write, cancel
-	s.mu.Unlock()
-	if s.writer.CompareAndSwap(writerUnset, writerNone) {
-		s.awake()
-	} else {
-		close(s.written)
-		cancel()
-	}
+// start gives the session what sends. Whenever there may be something to send, spawn runs write in a goroutine
+// of its own, one at a time.
+func (s *session) start(spawn func(func()), write func()) {
+	s.spawn, s.write = spawn, write
+	s.writer.CompareAndSwap(writerUnset, writerNone)
+	s.awake()
 }
 
 // awake sees to it that the writer looks for something to send.
@@ -75,7 +68,7 @@ func (s *session) awake() {
 		switch s.writer.Load() {
 		case writerNone:
 			if s.writer.CompareAndSwap(writerNone, writerRuns) {
-				go s.runWriter() // wait waits for it
+				s.spawn(s.runWriter)
 				return
 			}
 		case writerRuns:
@@ -89,23 +82,11 @@ func (s *session) awake() {
 }
 
 func (s *session) runWriter() {
-	for {
-		s.write()
-		switch {
-		case s.writer.CompareAndSwap(writerRuns, writerNone):
-			return
-		case s.writer.CompareAndSwap(writerAgain, writerRuns):
-		default:
-			close(s.written)
-			return
+	for s.write(); !s.writer.CompareAndSwap(writerRuns, writerNone); s.write() {
+		if !s.writer.CompareAndSwap(writerAgain, writerRuns) {
+			return // over
 		}
 	}
-}
-
-// wait returns when the session has ended and its writer has returned.
-func (s *session) wait() {
-	<-s.done
-	<-s.written
 }
 
 // over tells whether the session has ended.
@@ -115,18 +96,11 @@ func (s *session) over() bool { return s.writer.Load() == writerOver }
 func (s *session) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state := s.writer.Swap(writerOver)
-	if state == writerOver {
+	if s.writer.Swap(writerOver) == writerOver {
 		return
 	}
 	s.err = err
 	close(s.done)
-	if state == writerNone {
-		close(s.written)
-	}
-	if s.cancel != nil {
-		s.cancel()
-	}
 }
 
 // absent gives up the presence: at once when the other side has closed its half of the stream.

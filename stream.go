@@ -1,8 +1,6 @@
 package main
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +12,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/tap"
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
@@ -35,8 +32,9 @@ type stream struct {
 	server   *chatServer
 	original bool // the client speaks the original's protocol
 	session  *session
-	typed    time.Time   // when a TYPING was passed on last
 	draining atomic.Bool // the client has closed its half
+	// Of read.
+	typed time.Time // when a TYPING was passed on last
 	// Of write: once the client has closed its half and its messages are stored, the session ends behind lastSeq.
 	ending  bool
 	lastSeq uint64
@@ -46,55 +44,43 @@ type stream struct {
 // Chat is the RPC under its own name.
 func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error { return s.chat(ss, false) }
 
-// cancelKey is where the context of a Chat stream has the function that ends it.
-type cancelKey struct{}
-
-// cancellable lets a stream be ended from any goroutine, and at the end of stopped: a RecvMsg or SendMsg that is
-// blocked returns when the context that this gives to the stream ends. It is a tap.ServerInHandle.
-func cancellable(stopped context.Context) tap.ServerInHandle {
-	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
-		if !strings.HasSuffix(info.FullMethodName, "/Chat") && !strings.HasSuffix(info.FullMethodName, "/Watch") {
-			return ctx, nil
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		forget := context.AfterFunc(stopped, cancel)
-		context.AfterFunc(ctx, func() { forget() })
-		return context.WithValue(ctx, cancelKey{}, cancel), nil
-	}
-}
-
-// chat serves a stream. This goroutine receives; write runs in another one while there is something to send.
+// chat serves a stream. This goroutine waits for the end, for only its return can end a stream whose reader or
+// writer is blocked; both return soon after it. There is a writer only while there is something to send.
 func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	ctx := ss.Context()
 	c := callerOf(ctx)
-	cancel := ctx.Value(cancelKey{}).(context.CancelFunc)
-	defer cancel()
 	st := &stream{ServerStream: ss, server: s, original: original}
+	first := make(chan chatRequest, 1)
+	opened := make(chan struct{})
+	s.readers.Go(func() { st.read(first, opened) })
+
 	seq := c.room.Seq
-	var first chatRequest
 	if !original {
-		late := time.AfterFunc(openTimeout, cancel)
-		err := st.receive(&first)
-		switch {
-		case !late.Stop():
+		timeout := time.NewTimer(openTimeout)
+		defer timeout.Stop()
+		select {
+		case req := <-first:
+			switch {
+			case errors.Is(req.err, io.EOF):
+				return nil // it had nothing to say
+			case req.err != nil:
+				return req.err
+			case req.afterSeq != nil:
+				seq = *req.afterSeq
+			}
+		case <-timeout.C:
 			return invalid("start", fmt.Sprintf("The first ChatRequest did not come within %d s.", openTimeout/time.Second))
-		case errors.Is(err, io.EOF):
-			return nil // it had nothing to say
-		case err != nil:
-			return cmp.Or(s.hub.closedBy(), err)
-		}
-		if first.afterSeq != nil {
-			seq = *first.afterSeq
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	var err error
-	st.session, err = s.hub.enter(ctx, c.room.RoomID, c.user.ID, c.user.Name, seq, original)
+	session, err := s.hub.enter(ctx, c.room.RoomID, c.user.ID, c.user.Name, seq, original)
 	if errors.Is(err, errNotFound) {
 		return errRoomDeleted
 	} else if err != nil {
 		return err
 	}
-	defer st.session.leave()
+	defer session.leave()
 	// Again, now that whoever changes the account or deletes the room finds the session.
 	if err := s.auth.unchanged(ctx, c.user); err != nil {
 		return err
@@ -102,32 +88,51 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	if err := ss.SendHeader(nil); err != nil { // tells the client that the session is open
 		return err
 	}
-	st.session.start(st.write, cancel)
-	st.session.end(st.read(&first))
-	st.session.wait()
-	return st.session.err
+	st.session = session
+	close(opened)
+	session.start(func(run func()) { s.writers.Go(run) }, st.write)
+	select {
+	case <-session.done:
+		return session.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
-// read does what the requests ask for, until the session ends. first is the one that opened it.
-func (st *stream) read(first *chatRequest) error {
-	s := st.session
-	req := first
-	first.start = false
-	opening := first.empty() && !first.typing
-	for {
-		if !opening && !st.handle(req) {
-			return nil
+// read receives until the stream ends. The first request of a client that does not speak the original's
+// protocol opens the session.
+func (st *stream) read(first chan<- chatRequest, opened <-chan struct{}) {
+	var req chatRequest
+	if !st.original {
+		req.err = st.receive(&req)
+		first <- req
+		if req.err != nil {
+			return
 		}
-		opening = false
-		err := st.receive(req)
+	}
+	select {
+	case <-opened:
+	case <-st.Context().Done():
+		return
+	}
+	s := st.session
+	if !st.original && (!req.empty() || req.typing) {
+		req.start = false
+		st.handle(&req)
+	}
+	for {
+		err := st.receive(&req)
 		if errors.Is(err, io.EOF) {
 			s.absent()
 			st.draining.Store(true)
 			s.awake()
-			<-s.done
-			return nil
+			return
 		} else if err != nil {
-			return err
+			s.end(err)
+			return
+		}
+		if !st.handle(&req) {
+			return
 		}
 	}
 }

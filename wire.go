@@ -136,7 +136,7 @@ func (r *chatRequest) decode(b []byte) {
 func eachField(b []byte, fn func(num protowire.Number, v uint64, s []byte) error) error {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
+		if n < 0 || num > protowire.MaxValidNumber {
 			return errMalformed
 		}
 		b = b[n:]
@@ -166,6 +166,12 @@ func eachField(b []byte, fn func(num protowire.Number, v uint64, s []byte) error
 	return nil
 }
 
+// decoded is a message with what was wrong with it: grpc-go would answer an error of the codec itself.
+type decoded struct {
+	v   any
+	err error
+}
+
 // frame is a message that is encoded already: its buffers go out as they are, shared by all who get them.
 type frame struct{ mem.BufferSlice }
 
@@ -182,6 +188,10 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if d, ok := v.(*decoded); ok {
+		d.err = c.CodecV2.Unmarshal(data, d.v)
+		return nil
+	}
 	r, ok := v.(*chatRequest)
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// enough is more than what a test of this file may take of the server's memory, the race detector's part
+// included, and much less than what it tries to take.
+const enough = 250 << 20
+
+// A client that has every message rejected and reads nothing must not fill the server's memory with the
+// answers (promise 5; design: "Nobody's slowness takes memory").
+func TestRejectedTakesNoMemory(t *testing.T) {
+	t.Parallel()
+	r := newChatRoom(t, nil, "mallory")
+	before := residentMemory(t, r.cmd.Process.Pid)
+	s := openRaw(t, r.dial(), bearerHeader(r.tokens["mallory"]), current+"Chat")
+	s.send()
+	id := strings.Repeat("i", 2<<20)
+	var sent atomic.Int32
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		for sent.Load() < 200 && s.SendMsg(text(2, id)) == nil {
+			sent.Add(1)
+		}
+	})
+	done := make(chan struct{})
+	go func() { sender.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second): // the server makes its sender wait: well done
+	}
+	if after := residentMemory(t, r.cmd.Process.Pid); after-before > enough {
+		t.Errorf("after %d rejected messages of 2 MiB, none of them read, the server has %d MiB more", sent.Load(), (after-before)>>20)
+	}
+}
+
+// A stranger cannot fill the server's memory with requests that never end: who has no token is refused before
+// its request is read (promise 5; promise 7).
+func TestStrangersTakeNoMemory(t *testing.T) {
+	t.Parallel()
+	p := startServer(t)
+	before := residentMemory(t, p.cmd.Process.Pid)
+	c := dialHTTP2(t, p.addr)
+	w := newWindows(c)
+	unfinished := append(binary.BigEndian.AppendUint32([]byte{0}, 4<<20-1), make([]byte, 4<<20-2)...) // all but its last byte
+	sent := 0
+	for range 100 {
+		sent += w.begin(current+"CreateChatRoom", unfinished)
+	}
+	if after := residentMemory(t, p.cmd.Process.Pid); after-before > enough {
+		t.Errorf("after %d MiB of unfinished requests without a token the server has %d MiB more", sent>>20, (after-before)>>20)
+	}
+	if status, _, _, err := request(p.addr, "GET", "/readyz", ""); status != 200 {
+		t.Errorf("readyz: %d %v", status, err)
+	}
+}
+
+// windows is what the server lets a http2Conn send.
+type windows struct {
+	c    *http2Conn
+	mu   sync.Mutex // guards the fields below
+	left map[uint32]int
+	over map[uint32]bool // streams that the server has ended
+}
+
+func newWindows(c *http2Conn) *windows {
+	w := &windows{c: c, left: map[uint32]int{0: 65535}, over: map[uint32]bool{}}
+	go w.read()
+	return w
+}
+
+// read ends with the connection.
+func (w *windows) read() {
+	for {
+		frame, err := w.c.fr.ReadFrame()
+		if err != nil {
+			return
+		}
+		w.mu.Lock()
+		id := frame.Header().StreamID
+		switch f := frame.(type) {
+		case *http2.WindowUpdateFrame:
+			w.left[id] += int(f.Increment)
+		case *http2.PingFrame:
+			if !f.IsAck() { // or the window does not grow
+				_ = w.c.fr.WritePing(true, f.Data)
+			}
+		case *http2.MetaHeadersFrame, *http2.RSTStreamFrame:
+			w.over[id] = true
+		}
+		w.mu.Unlock()
+	}
+}
+
+// begin opens a stream and writes data to it, as far as the server lets it within a moment. It returns how much.
+func (w *windows) begin(path string, data []byte) (sent int) {
+	w.mu.Lock()
+	w.c.begin(path, true)
+	id := w.c.id
+	w.left[id] += 65535
+	w.mu.Unlock()
+	for end := time.Now().Add(time.Second); sent < len(data) && time.Now().Before(end); {
+		w.mu.Lock()
+		n := min(w.left[0], w.left[id], 16<<10, len(data)-sent)
+		if w.over[id] {
+			n = -1
+		}
+		if n > 0 {
+			_ = w.c.fr.WriteData(id, false, data[sent:sent+n])
+			w.left[0] -= n
+			w.left[id] -= n
+			sent += n
+		}
+		w.mu.Unlock()
+		switch {
+		case n < 0:
+			return sent
+		case n == 0:
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return sent
+}
+
+// What comes and goes in a room where nobody says anything is dropped too: the ring has no end of events that
+// are not stored (design: "Presence and typing … are dropped, never stored").
+func TestEventsTakeNoMemory(t *testing.T) {
+	t.Parallel()
+	for _, messages := range []int{0, 1} {
+		h := newHub(255, func(context.Context, int64) (uint64, error) { return 0, nil })
+		s, err := h.enter(t.Context(), 1, 1, "ann", 0, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range messages {
+			data, m := appendEvent(nil, event{seq: uint64(i + 1), body: "hello"})
+			s.room.publish(&block{data: data, marks: []mark{m}, first: uint64(i + 1)})
+		}
+		const events = 100_000
+		for range events {
+			s.typing()
+		}
+		if n := s.room.ring.bytes; n > 4<<20 {
+			t.Errorf("after %d messages and %d times typing the ring has %d blocks of about %d MiB", messages, events, len(s.room.ring.blocks), n>>20)
+		}
+		s.leave()
+	}
+}
+
+// residentMemory returns the bytes of memory that a process has. Only Linux tells.
+func residentMemory(t testing.TB, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Skip("SKIPPED: how much memory a process has is not known here: ", err)
+	}
+	_, after, _ := strings.Cut(string(b), "VmRSS:")
+	var kib int
+	if _, err := fmt.Sscan(after, &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}

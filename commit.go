@@ -45,7 +45,9 @@ func newCommitter(st *store, log *slog.Logger, maxMessage int) *committer {
 // submit hands a message over, and waits while the queue is full. It returns false if the session ended
 // before there was room. The session must hold a slot for the message.
 func (c *committer) submit(sub submission) bool {
-	sub.s.holds.Add(1)
+	if !sub.s.hold() {
+		return false
+	}
 	select {
 	case c.queue <- sub:
 		return true
@@ -141,6 +143,9 @@ func (c *committer) storeAll() error {
 	now := time.Now().UnixMicro()
 	c.msgs = c.msgs[:0]
 	for _, r := range c.rooms {
+		if len(r.batch) == 0 {
+			continue // sorted out: the room may be gone
+		}
 		if r.next == 0 {
 			last, err := c.store.lastSeq(context.Background(), r.id)
 			if errors.Is(err, errNotFound) {

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -81,6 +85,40 @@ func TestGuessesAtOnce(t *testing.T) {
 	if answers[401] > 15 { // 10, and one more every 10 s
 		t.Errorf("50 guesses at once: %v, want not more than 10 of them to be looked at", answers)
 	}
+
+	conn := p.dial()
+	code := onlyText(t, mustCall(t, conn, bearerHeader(p.login("owner")), current+"CreateChatRoom", text(1, "a room"), text(2, "room")))
+	eve := bearerHeader(p.login("eve"))
+	looked := atomic.Int32{}
+	for i := range 50 {
+		all.Go(func() {
+			_, err := rawCall(t, conn, eve, current+"JoinChatRoom", text(1, code), text(2, fmt.Sprint("wrong password ", i)))
+			if status.Code(err) == codes.PermissionDenied {
+				looked.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if n := looked.Load(); n > 25 { // 20, and one more every 10 s
+		t.Errorf("50 guesses of a room password at once: %d of them are looked at, want 20", n)
+	}
+}
+
+// Who waits for a hash is told to come again while the answer can still be sent: nobody hangs until the
+// connection is cut (error table: OVERLOADED).
+func TestHashQueueEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPasswords()
+		for range cap(p.slots) {
+			p.slots <- struct{}{} // hashes that take long, as they do when the machine is busy with other things
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), requestTimeout)
+		defer cancel()
+		if _, err := p.hash(ctx, testPassword); !errors.Is(err, errOverloaded) {
+			t.Errorf("a hash that does not get its turn: %v, want OVERLOADED", err)
+		}
+	})
 }
 
 // Too many wrong room passwords, and too many messages, of one user slow that user down, and nobody else

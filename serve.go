@@ -25,7 +25,7 @@ import (
 
 const (
 	// stopTimeout is how long connections may take to end by themselves at shutdown.
-	stopTimeout = 8 * time.Second
+	stopTimeout = 5 * time.Second
 	// watchPause is how soon a change of an account by another process ends its streams.
 	watchPause = 250 * time.Millisecond
 	// A peer that has gone silent is found after pingAfter, and cut pingTimeout later.

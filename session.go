@@ -125,6 +125,16 @@ func (s *session) leave() {
 	s.drop()
 }
 
+// hold keeps the room for a message until drop. It returns false if nothing keeps it any more.
+func (s *session) hold() bool {
+	for n := s.holds.Load(); n > 0; n = s.holds.Load() {
+		if s.holds.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
 // drop gives up one hold.
 func (s *session) drop() {
 	if s.holds.Add(-1) == 0 {

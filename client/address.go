@@ -17,6 +17,10 @@ type address struct {
 
 // parseAddress reads "host:port", "http://host[:port]" and "https://host[:port]".
 func parseAddress(s string) (address, error) {
+	if strings.Contains(s, "@") {
+		// The error must not repeat the password.
+		return address{}, errors.New("client: the address must not hold a user name or a password")
+	}
 	a, err := splitAddress(s)
 	if err != nil {
 		return address{}, fmt.Errorf("client: address %q: %w", s, err)
@@ -41,8 +45,6 @@ func splitAddress(s string) (address, error) {
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return address{}, errors.New("the scheme must be http or https")
-	case u.User != nil:
-		return address{}, errors.New("it must not hold a user name or a password")
 	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.ForceQuery, u.Fragment != "":
 		return address{}, errors.New("nothing may follow the port")
 	case port != "":
@@ -77,7 +79,7 @@ func checkHostPort(s string) (string, error) {
 }
 
 func notInHost(c rune) bool {
-	return c <= ' ' || c == 0x7f || strings.ContainsRune(`/\?#@"<>[]{}|^`+"`", c)
+	return c <= ' ' || c == 0x7f || strings.ContainsRune(`/\?#"<>[]{}|^`+"`", c)
 }
 
 // url returns the address of a REST route.
@@ -89,3 +91,6 @@ func (a address) url(path string) string {
 	u := url.URL{Scheme: scheme, Host: a.hostPort, Path: path}
 	return u.String()
 }
+
+// target returns the address as grpc-go takes it: to be dialed as it is.
+func (a address) target() string { return "passthrough:///" + url.PathEscape(a.hostPort) }

@@ -1,8 +1,16 @@
 // Package client is the Go client of GRPCChatter, a self-hosted chat server.
 //
-// A Client stands for one server, at one address for both of its protocols. Its rooms reconnect by
-// themselves, for ever; they resume after the last message, resend what was not acknowledged, and hand
-// every message over once and in order. A Send that has returned without an error is stored for good.
+// A Client stands for one server, at one address for both of its protocols, and for one user at a time. A Room
+// is a room that the user has joined; a Client may have many. Everything here is safe for concurrent use, and
+// every call that can wait takes a context first.
+//
+// A Room reconnects by itself, for ever: with pauses of random length, up to 10 seconds, and at least as long
+// as the server asks for. It resumes after the last message it has seen, sends again what was not acknowledged,
+// and renews its tokens. Receive hands every message over once, in the order of the room, and a Send that has
+// returned without an error is stored for good.
+//
+// Errors are matched with errors.Is against the sentinels of this package, and with errors.AsType or errors.As
+// against *Error for what the server said. A call whose context ends returns the error of the context.
 package client
 
 import (
@@ -17,6 +25,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -28,6 +37,9 @@ import (
 const (
 	defaultTimeout = 10 * time.Second
 	dialTimeout    = 10 * time.Second
+
+	// hurryTimeout is how long a call waits for a connection that has just failed.
+	hurryTimeout = time.Second
 
 	// A server or a network that is gone without a word is noticed after both times.
 	pingAfter   = 20 * time.Second
@@ -59,8 +71,10 @@ type Client struct {
 
 // New returns a Client for the server at addr: "host:port" or "http://host[:port]" in the clear,
 // "https://host[:port]" with TLS. It does not connect yet, and fails only on an address or an option that
-// makes no sense. Without TLS everybody on the way can read passwords, tokens, and messages. Proxies are
-// taken from the environment, as net/http does.
+// makes no sense. Without TLS everybody on the way can read passwords, tokens, and messages.
+//
+// Proxies are taken from the environment: HTTP_PROXY for REST in the clear, HTTPS_PROXY for the rest, NO_PROXY
+// for exceptions. A loopback address has none.
 func New(addr string, opts ...Option) (*Client, error) {
 	a, err := parseAddress(addr)
 	if err != nil {
@@ -78,7 +92,7 @@ func New(addr string, opts ...Option) (*Client, error) {
 	case s.tls != nil && !a.tls:
 		return nil, fmt.Errorf("client: a TLS configuration needs an https address, not %q", addr)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+a.hostPort, dialOptions(a, s.tls)...)
+	conn, err := grpc.NewClient(a.target(), dialOptions(a, s.tls)...)
 	if err != nil {
 		return nil, fmt.Errorf("client: address %q: %w", addr, err)
 	}
@@ -169,9 +183,22 @@ func (c *Client) userCall(ctx context.Context, name string, call func(context.Co
 func (c *Client) unary(ctx, owner context.Context, t *token, call func(context.Context) error) error {
 	ctx, cancel := c.callContext(ctx, owner)
 	defer cancel()
+	c.hurry(ctx)
 	return callError(ctx, t.authorize(ctx, func(ctx context.Context) error {
 		return fromStatus(call(ctx))
 	}))
+}
+
+// hurry makes a connection that failed, and pauses before the next try, try now: a call that somebody waits
+// for is not to fail for what was true some seconds ago.
+func (c *Client) hurry(ctx context.Context) {
+	if c.conn.GetState() != connectivity.TransientFailure {
+		return
+	}
+	c.conn.ResetConnectBackoff()
+	ctx, cancel := context.WithTimeout(ctx, hurryTimeout)
+	defer cancel()
+	c.conn.WaitForStateChange(ctx, connectivity.TransientFailure)
 }
 
 // callContext returns the context of a call: it ends with ctx and with owner, and has a deadline.

@@ -3,8 +3,10 @@ package client_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -139,6 +141,36 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// TLS ends in a proxy, which offers HTTP/1.1 before HTTP/2.
+func TestTLS(t *testing.T) {
+	s := startServer(t)
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: web.TLS.Certificates,
+		NextProtos:   []string{"http/1.1", "h2"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxyOn(t, l, s)
+	addr := "https://" + l.Addr().String()
+
+	cfg := &tls.Config{RootCAs: roots}
+	c := newUser(t, addr, "ann", client.WithTLSConfig(cfg))
+	cfg.RootCAs = nil // it was copied
+	r := join(t, c, createRoom(t, c))
+	send(t, r, "1")
+	receive(t, r, 0, 1)
+
+	stranger := newClient(t, addr)
+	if err := stranger.Login(t.Context(), "ann", password); !errors.Is(err, client.ErrUnavailable) {
+		t.Errorf("Login at a server that nobody vouches for: %v", err)
+	}
+}
+
 // Nobody listens there: every call says so, at once or when its context ends.
 func TestNoServer(t *testing.T) {
 	s := startServer(t)
@@ -158,6 +190,25 @@ func TestNoServer(t *testing.T) {
 		t.Errorf("ListChatRooms with a context that has ended: %v", err)
 	}
 	s.start(t)
+}
+
+// The connection's pauses grow while there is no server. A call does not wait for their end.
+func TestServerIsBack(t *testing.T) {
+	s := startServer(t)
+	c := newUser(t, s.addr, "ann")
+	code := createRoom(t, c)
+	for range 3 {
+		s.kill()
+		for began := time.Now(); time.Since(began) < 2*time.Second; {
+			if _, err := c.ListChatRooms(t.Context()); !errors.Is(err, client.ErrUnavailable) {
+				t.Fatalf("without a server: %v", err)
+			}
+		}
+		s.start(t)
+		if _, err := c.JoinChatRoom(t.Context(), code, ""); err != nil {
+			t.Errorf("with the server back: %v", err)
+		}
+	}
 }
 
 // A server that takes a connection and says nothing holds a call no longer than the timeout.
@@ -279,18 +330,19 @@ func TestAfter(t *testing.T) {
 	}
 	receive(t, join(t, c, code, client.After(0)), 0, 10)
 	receive(t, join(t, c, code, client.After(7)), 7, 3)
-	late := join(t, c, code)
+	late, early := join(t, c, code), join(t, c, code, client.After(1000))
 	send(t, r, "11")
 	receive(t, late, 10, 1)
+	receive(t, early, 10, 1)
 }
 
 func TestSeveralRooms(t *testing.T) {
 	s := startServer(t)
 	c := newUser(t, s.addr, "ann")
-	var wg sync.WaitGroup
 	for range 10 {
-		wg.Go(func() {
-			r := join(t, c, createRoom(t, c))
+		r := join(t, c, createRoom(t, c))
+		t.Run(r.ShortCode(), func(t *testing.T) {
+			t.Parallel()
 			for i := range 20 {
 				if seq := send(t, r, "x"); seq != uint64(i+1) {
 					t.Errorf("seq %d, want %d", seq, i+1)
@@ -299,7 +351,6 @@ func TestSeveralRooms(t *testing.T) {
 			receive(t, r, 0, 20)
 		})
 	}
-	wg.Wait()
 }
 
 // Several goroutines share what comes: each message goes to one of them.
@@ -338,7 +389,9 @@ func TestConcurrentReceive(t *testing.T) {
 	for range 5 {
 		wg.Go(func() {
 			for range n / 5 {
-				send(t, r, "x")
+				if _, err := r.Send(t.Context(), "x"); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}

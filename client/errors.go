@@ -150,7 +150,7 @@ func fromStatus(err error) error {
 				e.Code = d.GetReason()
 			}
 		case *errdetails.RetryInfo:
-			e.RetryAfter = max(0, d.GetRetryDelay().AsDuration())
+			e.RetryAfter = min(max(0, d.GetRetryDelay().AsDuration()), maxRetryAfter)
 		}
 	}
 	return e

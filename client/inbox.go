@@ -154,7 +154,7 @@ func (b *inbox) await(deadline time.Time) {
 func (b *inbox) missing(ctx context.Context, size uint64) (after, until uint64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for {
+	for ctx.Err() == nil {
 		var change <-chan struct{}
 		switch {
 		case b.last == b.stream:
@@ -172,10 +172,8 @@ func (b *inbox) missing(ctx context.Context, size uint64) (after, until uint64, 
 		case <-ctx.Done():
 		}
 		b.mu.Lock()
-		if ctx.Err() != nil {
-			return 0, 0, ctx.Err()
-		}
 	}
+	return 0, 0, ctx.Err()
 }
 
 // fill puts in the page that missing asked for. What a page leaves out is no longer in the history. After a

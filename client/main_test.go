@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -239,6 +240,11 @@ func startProxy(t *testing.T, s *server) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return proxyOn(t, l, s)
+}
+
+// proxyOn starts a proxy on a listener. Both end with the test.
+func proxyOn(t *testing.T, l net.Listener, s *server) *proxy {
 	p := &proxy{listener: l, target: s.listen, conns: map[net.Conn]struct{}{}, changed: make(chan struct{})}
 	p.wait.Go(p.accept)
 	t.Cleanup(func() {
@@ -325,7 +331,9 @@ func (p *proxy) cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for conn := range p.conns {
-		conn.(*net.TCPConn).SetLinger(0)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
 		conn.Close()
 		delete(p.conns, conn)
 	}
@@ -359,4 +367,13 @@ func (l *testLog) String() string {
 
 func (l *testLog) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// freeze makes the process hang until the test ends.
+func (s *server) freeze(t *testing.T) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.cmd.Process.Signal(syscall.SIGCONT) })
 }

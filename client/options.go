@@ -44,7 +44,8 @@ type joinSettings struct {
 }
 
 // After starts with the message that follows seq, so that a program can go on where it stopped. After(0)
-// starts with the room's first message. Without it a room starts with the first message after the join.
+// starts with the room's first message. A seq that the room has not reached yet stands for its newest message.
+// Without After a room starts with the first message after the join.
 func After(seq uint64) JoinOption {
 	return func(s *joinSettings) { s.after = seq }
 }

@@ -17,10 +17,10 @@ const outboxSize = 1024
 
 // outgoing is a message that is not acknowledged yet.
 type outgoing struct {
-	id     string
-	body   string
-	since  time.Time
-	answer chan answer // takes the one answer without waiting
+	id      string
+	body    string
+	written time.Time   // to the stream that there is now
+	answer  chan answer // takes the one answer without waiting
 }
 
 // answer is what became of an outgoing message.
@@ -39,6 +39,8 @@ type outbox struct {
 	queue   []*outgoing
 	byID    map[string]*outgoing
 	written int    // how many of the queue the stream was given
+	pace    pace   // how fast messages may be written
+	answers int    // how many messages the server has answered
 	probing bool   // the stream is given one at a time
 	typing  bool   // a typing hint is to be sent
 	err     error  // why no more are sent
@@ -55,24 +57,39 @@ func newOutbox() *outbox {
 
 // send queues a message, and waits for its acknowledgement.
 func (b *outbox) send(ctx context.Context, body string) (uint64, error) {
+	o, err := b.enqueue(ctx, body)
+	if err != nil {
+		return 0, err
+	}
+	return b.await(ctx, o)
+}
+
+// enqueue gives a message its place in the order; it waits for a turn. await must follow.
+func (b *outbox) enqueue(ctx context.Context, body string) (*outgoing, error) {
 	if !utf8.ValidString(body) {
-		return 0, &Error{Code: "REJECTED", Message: "the message is not UTF-8"}
+		return nil, &Error{Code: "REJECTED", Message: "the message is not UTF-8"}
 	}
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	select {
 	case b.turns <- struct{}{}:
-		defer func() { <-b.turns }()
 	case <-b.ended:
-		return 0, b.cause()
+		return nil, b.cause()
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return nil, ctx.Err()
 	}
-	o := &outgoing{id: rand.Text(), body: body, since: time.Now(), answer: make(chan answer, 1)}
+	o := &outgoing{id: rand.Text(), body: body, answer: make(chan answer, 1)}
 	if err := b.add(o); err != nil {
-		return 0, err
+		<-b.turns
+		return nil, err
 	}
+	return o, nil
+}
+
+// await waits for the acknowledgement of o, and gives its turn back.
+func (b *outbox) await(ctx context.Context, o *outgoing) (uint64, error) {
+	defer func() { <-b.turns }()
 	select {
 	case a := <-o.answer:
 		return a.seq, a.err
@@ -142,31 +159,41 @@ func (b *outbox) rewind() {
 // next waits for something to write to the stream, and counts it as written.
 func (b *outbox) next(ctx context.Context) (*pb.ChatRequest, error) {
 	for {
-		req, more := b.pick()
+		req, more, pause := b.pick()
 		if req != nil {
 			return req, nil
 		}
+		var due <-chan time.Time
+		if pause > 0 {
+			due = time.After(pause)
+		}
 		select {
 		case <-more:
+		case <-due:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-func (b *outbox) pick() (*pb.ChatRequest, <-chan struct{}) {
+// pick returns what next is for, or when to look again: at more, and after the pause if there is one.
+func (b *outbox) pick() (req *pb.ChatRequest, more <-chan struct{}, pause time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.written < len(b.queue) && !(b.probing && b.written > 0) {
-		o := b.queue[b.written]
-		b.written++
-		return &pb.ChatRequest{Body: o.body, ClientMessageId: o.id}, nil
+		now := time.Now()
+		if pause = b.pace.pause(now); pause == 0 {
+			o := b.queue[b.written]
+			o.written = now
+			b.written++
+			return &pb.ChatRequest{Body: o.body, ClientMessageId: o.id}, nil, 0
+		}
 	}
 	if b.typing {
 		b.typing = false
-		return &pb.ChatRequest{Typing: true}, nil
+		return &pb.ChatRequest{Typing: true}, nil, 0
 	}
-	return nil, b.more.wait()
+	return nil, b.more.wait(), pause
 }
 
 // settle answers each Send whose message is among the events: acknowledged, or rejected. Another user may have
@@ -178,8 +205,8 @@ func (b *outbox) settle(events []event, mine func(userName string) bool) {
 		e := &events[i]
 		o := b.byID[string(e.id)]
 		switch {
-		case o == nil || !mine(e.UserName):
-		case e.kind == pb.ChatEventKind_MESSAGE:
+		case o == nil:
+		case e.kind == pb.ChatEventKind_MESSAGE && mine(e.UserName):
 			b.resolve(o, answer{seq: e.Seq})
 		case e.kind == pb.ChatEventKind_REJECTED:
 			b.resolve(o, answer{err: &Error{Code: "REJECTED", Message: e.Body}})
@@ -191,35 +218,48 @@ func (b *outbox) settle(events []event, mine func(userName string) bool) {
 func (b *outbox) resolve(o *outgoing, a answer) {
 	b.remove(o)
 	o.answer <- a
+	b.answers++
 	b.probing = false
 	b.more.wake()
 }
 
-// broke tells that the stream ended with err. A message that the server does not even read, such as one above
-// its frame limit, would end every stream that it is sent on. So after such an end the messages are sent one
-// at a time, and the one that ends a stream alone is rejected.
+// broke tells why the stream ended.
 func (b *outbox) broke(err error) {
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Code != "RESOURCE_EXHAUSTED" && e.Code != "INVALID_ARGUMENT" && e.Code != "INVALID_FIELD" {
+	if !ok {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.probing && b.written == 1 {
-		b.resolve(b.queue[0], answer{err: &Error{Code: "REJECTED", Message: e.Message}})
-		return
+	switch e.Code {
+	case "RATE_LIMITED":
+		b.pace.slowDown(time.Now(), e.RetryAfter)
+	case "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "INVALID_FIELD":
+		// A message that the server does not even read, such as one above its frame limit, ends every stream
+		// that it is sent on. So messages are sent one at a time now: the one that ends a stream alone is it.
+		if b.probing && b.written == 1 {
+			b.resolve(b.queue[0], answer{err: &Error{Code: "REJECTED", Message: e.Message}})
+		} else {
+			b.probing = true
+		}
 	}
-	b.probing = true
 }
 
-// oldest returns when the oldest message was queued; now, if there is none.
+// answered returns how many messages the server has answered.
+func (b *outbox) answered() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.answers
+}
+
+// oldest returns when the stream was given the oldest message that it has not answered; now, if there is none.
 func (b *outbox) oldest() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.queue) == 0 {
+	if b.written == 0 {
 		return time.Now()
 	}
-	return b.queue[0].since
+	return b.queue[0].written
 }
 
 // cause returns why no more messages are sent, or nil while they are.

@@ -46,7 +46,7 @@ type Room struct {
 // A member needs no room password. The same room may be joined several times; each Room receives every message.
 //
 // It does not try again: it returns ErrRoomAccessDenied, ErrUnavailable, ErrNotLoggedIn, or what else the
-// server answers. Once it has returned a Room, ctx no longer matters to it.
+// server answers. Once it has returned a Room, ctx no longer matters. The caller ends the Room with Disconnect.
 func (c *Client) JoinChatRoom(ctx context.Context, shortCode, roomPassword string, opts ...JoinOption) (*Room, error) {
 	ctx, cancel := c.callContext(ctx, c.ctx)
 	defer cancel()
@@ -77,11 +77,11 @@ func (c *Client) newRoom(ctx context.Context, shortCode, roomPassword string, op
 	if err != nil {
 		return nil, err
 	}
-	after, err := joinSeq(value)
+	newest, err := joinSeq(value)
 	if err != nil {
 		return nil, err
 	}
-	settings := joinSettings{after: after}
+	settings := joinSettings{after: newest}
 	for _, opt := range opts {
 		opt(&settings)
 	}
@@ -90,7 +90,7 @@ func (c *Client) newRoom(ctx context.Context, shortCode, roomPassword string, op
 		session:   s,
 		shortCode: shortCode,
 		log:       c.log.With("room", shortCode),
-		in:        newInbox(settings.after),
+		in:        newInbox(min(settings.after, newest)), // what is still to come was not received yet
 		out:       newOutbox(),
 		notices:   notices{onState: settings.onState, onEvent: settings.onEvent},
 		open:      make(chan struct{}),
@@ -148,6 +148,17 @@ func (r *Room) Send(ctx context.Context, body string) (seq uint64, err error) {
 	return r.out.send(ctx, body)
 }
 
+// Queue is the first half of Send, for a program that has more to send before it hears of the first: it
+// returns once the message has its place in the order. The other half is the function that it returns; it
+// waits and returns what Send does, and has to be called once. Both end with ctx.
+func (r *Room) Queue(ctx context.Context, body string) (stored func() (seq uint64, err error), err error) {
+	o, err := r.out.enqueue(ctx, body)
+	if err != nil {
+		return nil, err
+	}
+	return func() (uint64, error) { return r.out.await(ctx, o) }, nil
+}
+
 // Receive returns the next message; the user's own come too. Every message is returned once, in the order of
 // the room: by several goroutines, each to one of them.
 //
@@ -173,8 +184,8 @@ func (r *Room) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	}
 }
 
-// Typing tells the others in the room that the user is writing. It returns at once; while the room is
-// reconnecting the hint is dropped. It returns the error of ctx or, when the room has ended, what Receive
+// Typing tells the others in the room that the user is writing; the server passes on one hint a second. Typing
+// returns at once; while the room is reconnecting the hint is dropped. It returns the error of ctx or, when the room has ended, what Receive
 // returns.
 func (r *Room) Typing(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -197,8 +208,8 @@ func (r *Room) ListChatRoomUsers(ctx context.Context) ([]string, error) {
 }
 
 // ListMessages returns up to limit messages with a seq below beforeSeq, oldest first: those just before it,
-// or the newest of the room when beforeSeq is 0. The limit is at most 200; 0 stands for 50. It has no effect
-// on what Receive returns.
+// or the newest of the room when beforeSeq is 0. The limit is at most 200; 0 stands for 50. There may be fewer
+// than that although there are older ones: an answer holds about 2 MiB. It has no effect on what Receive returns.
 func (r *Room) ListMessages(ctx context.Context, beforeSeq uint64, limit int) ([]Message, error) {
 	if limit < 0 || limit > math.MaxInt32 {
 		err := &Error{Code: "INVALID_FIELD", Message: fmt.Sprintf("the limit %d is out of range", limit)}

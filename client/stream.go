@@ -27,7 +27,7 @@ func (r *Room) live() {
 	var retries retries
 	for {
 		began := time.Now()
-		seen := r.in.seen()
+		seen, answered := r.in.seen(), r.out.answered()
 		err := r.converse()
 		if final(err) || !r.opened() {
 			r.end(err)
@@ -35,8 +35,8 @@ func (r *Room) live() {
 		if r.ctx.Err() != nil {
 			break
 		}
-		if r.in.seen() > seen || time.Since(began) > maxPause {
-			retries.reset()
+		if r.in.seen() > seen || r.out.answered() > answered || time.Since(began) > maxPause {
+			retries.reset() // it was of use
 		}
 		pause := retries.pause(err)
 		r.log.Info("reconnecting", "cause", err, "pause", pause)

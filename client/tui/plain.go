@@ -104,6 +104,8 @@ func (p *plain) chat(ctx context.Context) error {
 	case err := <-sent:
 		select {
 		case <-p.said.reached:
+			cancel()
+			<-received // nothing writes to the output any more
 			return err
 		case err := <-received:
 			return err

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+// TestNeverOpensChat is fault 1 of the original: a blocking send to a full member queue, under the one lock
+// of all rooms, so that a member who joined and never opened Chat froze the server after 255 messages.
+func TestNeverOpensChat(t *testing.T) {
+	t.Parallel()
+	const n = 1200
+	p := startWatched(t)
+	names, tokens := p.loginAll(2)
+	conn := p.connect()
+	api := pb.NewGRPCChatterClient(conn)
+	code := createRoom(t, api, tokens[names[0]])
+	absent := originalJoin(t, conn, tokens[names[1]], code)
+	sender := openOriginal(t, conn, originalJoin(t, conn, tokens[names[0]], code))
+	receiver := openDevice(t, api, joinRoom(t, api, tokens[names[0]], code), 0)
+	for i := range n {
+		sender.say(t, fmt.Sprint(i))
+	}
+	receiver.await(t, n)
+
+	// Neither this room nor another one is frozen.
+	other := createRoom(t, api, tokens[names[0]])
+	elsewhere := openDevice(t, api, joinRoom(t, api, tokens[names[0]], other), 0)
+	elsewhere.say(t, "", "x")
+	elsewhere.await(t, 1)
+	sender.say(t, "last")
+	receiver.await(t, n+1)
+
+	for i, e := range openOriginal(t, conn, absent).await(t, n+1)[:n] {
+		if e.Body != fmt.Sprint(i) {
+			t.Fatalf("who came late got %q as message %d since its join", e.Body, i)
+		}
+	}
+}
+
+// TestOneOrder is promise 2, and fault 7 of the original, where members could see messages in different
+// orders: 20 senders at once, and everybody sees one order; by the original's protocol, without what the
+// stream itself has sent.
+func TestOneOrder(t *testing.T) {
+	t.Parallel()
+	const users, senders, originals, each = 5, 20, 3, 100
+	p := startWatched(t)
+	names, tokens := p.loginAll(users)
+	conn := p.connect()
+	api := pb.NewGRPCChatterClient(conn)
+	code := createRoom(t, api, tokens[names[0]])
+	var members []*member
+	for i := range senders {
+		name := names[i%users]
+		members = append(members, newMember(pb.NewGRPCChatterClient(p.connect()), name, code, joinRoom(t, api, tokens[name], code), fmt.Sprint("device", i)))
+	}
+	var old []*originalDevice
+	for i := range originals {
+		old = append(old, openOriginal(t, p.connect(), originalJoin(t, conn, tokens[names[i]], code)))
+	}
+	c := startCrowd(t, members)
+	var sending sync.WaitGroup
+	for _, m := range members {
+		sending.Go(func() {
+			for range each {
+				m.say()
+			}
+		})
+	}
+	for k, d := range old {
+		sending.Go(func() {
+			for i := range each {
+				d.say(t, fmt.Sprintf("old%d %d", k, i))
+			}
+		})
+	}
+	sending.Wait()
+	const all = (senders + originals) * each
+	eventually(t, 60*time.Second, fmt.Sprintf("all %d members have all %d messages", senders, all), func() bool {
+		return c.sum((*member).last) >= senders*all
+	})
+	order := members[0].got
+	for k, d := range old {
+		got := d.await(t, all-each)
+		own := fmt.Sprintf("old%d ", k)
+		i := 0
+		for _, e := range order {
+			if strings.HasPrefix(e.Body, own) {
+				continue
+			}
+			if got[i].Body != e.Body || got[i].UserName != e.UserName {
+				t.Fatalf("the original's client %d got %q of %s as message %d, want %q of %s", k, got[i].Body, got[i].UserName, i, e.Body, e.UserName)
+			}
+			i++
+		}
+	}
+	c.leave()
+	c.audit(t, p)
+	for k, d := range old {
+		if n := len(d.await(t, 0)); n != all-each {
+			t.Errorf("the original's client %d got %d messages, want %d", k, n, all-each)
+		}
+	}
+}
+
+// TestOriginalBehind is about the original's protocol: a stream that is thousands of messages behind its join
+// and sends all the while gets every message of the others, and never one of its own.
+func TestOriginalBehind(t *testing.T) {
+	t.Parallel()
+	const n, own = 4000, 300
+	p := startWatched(t, "--max-message-queue-size=1")
+	token := p.login("anna")
+	conn := p.connect()
+	api := pb.NewGRPCChatterClient(conn)
+	code := createRoom(t, api, token)
+	roomToken := originalJoin(t, conn, token, code)
+	writer := newMember(api, "anna", code, roomToken, "writer")
+	c := startCrowd(t, []*member{writer})
+	for range n {
+		writer.say()
+	}
+	c.settle(t, 60*time.Second)
+	for range 3 {
+		d := openOriginal(t, conn, roomToken)
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for i := range own {
+				d.say(t, fmt.Sprint("own ", i))
+			}
+		})
+		d.await(t, n)
+		sending.Wait()
+		writer.say()
+		last := fmt.Sprint(bodyWord, " writer-", writer.said()-1)
+		var got []*pb.ChatEvent
+		eventually(t, 30*time.Second, "the last message comes", func() bool {
+			got = d.await(t, n)
+			return got[len(got)-1].Body == last
+		})
+		seen := 0
+		for _, e := range got {
+			if strings.HasPrefix(e.Body, bodyWord) {
+				seen++
+			}
+		}
+		if seen != writer.said() {
+			t.Errorf("%d messages of the writer came, want %d", seen, writer.said())
+		}
+		d.leave()
+		// What it sent was not acknowledged to it, but it is there: for this stream's successor too.
+		before := len(got) - seen
+		again := openOriginal(t, conn, roomToken)
+		if theirs := len(again.await(t, writer.said()+before+own)) - writer.said(); theirs != before+own {
+			t.Errorf("the next stream got %d messages of the ones before, want %d: the difference is what a stream got of its own", theirs, before+own)
+		}
+		again.leave()
+	}
+}

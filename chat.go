@@ -230,16 +230,19 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 		return room, nil
 	}
 	key := strconv.FormatInt(u.ID, 10)
-	if err := s.limits.join.check(key); err != nil {
+	// Counted before it is looked at: else many at once would all be.
+	if err := s.limits.join.take(key); err != nil {
 		return roomRow{}, err
 	}
 	// Where there is no room, the hash is empty: one answer, in the same time.
 	ok, err := s.passwords.check(ctx, room.Hash, password)
+	if ok || err != nil {
+		s.limits.join.giveBack(key)
+	}
 	switch {
 	case err != nil:
 		return roomRow{}, err
 	case !ok:
-		_ = s.limits.join.take(key)
 		return roomRow{}, errRoomAccessDenied
 	}
 	if err := s.store.addMember(ctx, room.ID, u.ID); err != nil {

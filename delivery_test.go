@@ -18,7 +18,7 @@ import (
 
 // TestResume is about promise 4: 500 streams that are cut at random under load.
 func TestResume(t *testing.T) {
-	const users, rooms, devices, perSecond, rounds = 10, 10, 25, 300, 8
+	const users, rooms, devices, perSecond, rounds = 10, 10, 25, 300, 6
 	p := startWatched(t)
 	names, tokens := p.loginAll(users)
 	conns := make([]pb.GRPCChatterClient, users)

@@ -78,17 +78,6 @@ func (l *limiter) take(key string) error {
 	return nil
 }
 
-// check returns what take would, and uses nothing.
-func (l *limiter) check(key string) error {
-	if l == nil {
-		return nil
-	}
-	if missing := 1 - l.bucket(key).Tokens(); missing > 0 {
-		return retryIn(time.Duration(missing / float64(l.limit) * float64(time.Second)))
-	}
-	return nil
-}
-
 // giveBack returns a try that was taken.
 func (l *limiter) giveBack(key string) {
 	if l != nil {

@@ -12,7 +12,7 @@ import (
 
 const (
 	// sniffTimeout is how long a new connection may take to show what it speaks.
-	sniffTimeout = 10 * time.Second
+	sniffTimeout = 4 * time.Second
 	// ackTimeout is how long sent data may stay without an acknowledgement of the peer's TCP.
 	ackTimeout = 20 * time.Second
 )

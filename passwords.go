@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
@@ -24,6 +25,9 @@ const (
 
 // hashQueue is how many callers may wait for a hash: about 2 s of work for one processor.
 const hashQueue = 64
+
+// hashWait is how long one may wait, when the processor has much else to do.
+const hashWait = 10 * time.Second
 
 // passwords hashes and checks passwords, few at a time: each hash takes 19 MiB and some 25 ms of a
 // processor, which a flood of log-ins must not take from those who chat. It is safe for concurrent use.
@@ -45,9 +49,13 @@ func (p *passwords) run(ctx context.Context, fn func()) error {
 	default:
 		return errOverloaded
 	}
+	late := time.NewTimer(hashWait)
+	defer late.Stop()
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
+	case <-late.C:
+		return errOverloaded
 	case <-ctx.Done():
 		return ctx.Err()
 	}

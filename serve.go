@@ -32,9 +32,10 @@ const (
 	pingAfter   = 25 * time.Second
 	pingTimeout = 10 * time.Second
 	// maxStreams is how many streams one connection may have.
-	maxStreams = 10_000
-	// maxRequest is how large a gRPC request may be: grpc-go's default.
-	maxRequest = 4 << 20
+	maxStreams = 1000
+	// maxRequest is how large a gRPC request may be in bytes, beside MAX_MESSAGE_SIZE. What is larger ends its
+	// stream with RESOURCE_EXHAUSTED.
+	maxRequest = 1 << 20
 )
 
 // server is a running server's parts, in the order in which they are made.
@@ -108,7 +109,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),
-		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxRecvMsgSize(maxRequest+cfg.MaxMessage),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(sniffTimeout),

@@ -242,11 +242,10 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	defer cancel()
 	defer context.AfterFunc(a.stopped, cancel)()
 	start := time.Now()
-	err = handler(srv, authorizedStream{ss, ctx})
-	if a.stopped.Err() != nil && ss.Context().Err() == nil && status.Code(grpcError(a.log, err)) == codes.Canceled {
-		err = errShuttingDown
+	err = grpcError(a.log, handler(srv, authorizedStream{ss, ctx}))
+	if a.stopped.Err() != nil && ss.Context().Err() == nil && status.Code(err) == codes.Canceled {
+		err = grpcError(a.log, errShuttingDown)
 	}
-	err = grpcError(a.log, err)
 	a.logCall(ctx, info.FullMethod, start, err)
 	return err
 }

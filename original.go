@@ -16,6 +16,9 @@ import (
 	"github.com/grpcchatter/grpcchatter/pb"
 )
 
+// originalSecret is the SECRET in the original's configuration file, which everybody can read.
+const originalSecret = "12345678901234567890123456789012"
+
 // originalService is the name of the service in the original project, whose clients go on working.
 const originalService = "proto.GRPCChatter"
 

@@ -89,6 +89,9 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 			return nil, err
 		}
 	}
+	if secret == originalSecret {
+		log.Warn("SECRET is the one that the original project has published: anybody can make tokens for this server. Set another one, or none")
+	}
 	auth, err := newAuth(s.store, log, secret, cfg.TokenDuration)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -219,8 +220,36 @@ func bearer(ctx context.Context) (string, error) {
 	return "", errTokenMissing
 }
 
+// guard is a service whose unary methods check the token before they read the request: strangers must not fill
+// the memory with requests that never end. A request that cannot be decoded is the caller's fault, where grpc-go
+// would call it INTERNAL.
+func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
+	guarded := *desc
+	guarded.Methods = slices.Clone(desc.Methods)
+	for i, m := range desc.Methods {
+		guarded.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
+			method, _ := grpc.Method(ctx)
+			authorized, err := a.authorize(ctx, method)
+			if err != nil {
+				return nil, err
+			}
+			return m.Handler(srv, authorized, func(v any) error {
+				d := decoded{v: v}
+				if err := peerOf(ctx).read(ctx, func() error { return dec(&d) }); err != nil {
+					return err
+				}
+				if d.err != nil {
+					return grpcError(a.log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
+				}
+				return nil
+			}, in)
+		}
+	}
+	return &guarded
+}
+
 func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if ctx.Value(callerKey{}) == nil { // not by serviceDesc
+	if ctx.Value(callerKey{}) == nil { // not by guard
 		var err error
 		if ctx, err = a.authorize(ctx, info.FullMethod); err != nil {
 			return nil, err
@@ -241,8 +270,12 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(a.stopped, cancel)()
+	ss = authorizedStream{ss, ctx}
+	if a.rules[info.FullMethod] == accessOpen {
+		ss = openStream{ss}
+	}
 	start := time.Now()
-	err = grpcError(a.log, handler(srv, authorizedStream{ss, ctx}))
+	err = grpcError(a.log, handler(srv, ss))
 	if a.stopped.Err() != nil && ss.Context().Err() == nil && status.Code(err) == codes.Canceled {
 		err = grpcError(a.log, errShuttingDown)
 	}
@@ -261,3 +294,20 @@ type authorizedStream struct {
 }
 
 func (s authorizedStream) Context() context.Context { return s.ctx }
+
+// openStream is a stream that needs no token. Its requests are read as guard reads them, and the end of its
+// context ends the wait for one.
+type openStream struct{ grpc.ServerStream }
+
+func (s openStream) RecvMsg(m any) error {
+	received := make(chan error, 1)
+	go func() { // until the handler's return ends the stream, at the latest
+		received <- peerOf(s.Context()).read(s.Context(), func() error { return s.ServerStream.RecvMsg(m) })
+	}()
+	select {
+	case err := <-received:
+		return err
+	case <-s.Context().Done():
+		return s.Context().Err()
+	}
+}

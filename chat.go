@@ -23,11 +23,11 @@ import (
 
 // The rules of the arguments, beside those in config.
 const (
-	maxRoomName     = 64  // characters
-	maxRoomPassword = 256 // bytes
-	maxClientID     = 128 // bytes
-	defaultPage     = 50  // messages
-	maxListed       = 200 // messages
+	maxRoomName        = 64  // characters
+	maxRoomPassword    = 256 // bytes
+	maxClientMessageID = 128 // bytes
+	defaultPage        = 50  // messages
+	maxListed          = 200 // messages
 	// listedBytes is about how much one answer of ListMessages holds: below the 4 MiB that a gRPC client takes.
 	listedBytes = 2 << 20
 	maxSeq      = 1<<63 - 1 // above every seq: the databases' integers are signed
@@ -54,34 +54,6 @@ type chatServer struct {
 	readers, writers sync.WaitGroup
 
 	deleted chan struct{} // holds a token when a room was deleted
-}
-
-// serviceDesc is the service of chat.proto, but a request that cannot be decoded is the caller's fault, where
-// grpc-go would call it INTERNAL.
-func serviceDesc(log *slog.Logger) *grpc.ServiceDesc {
-	desc := pb.GRPCChatter_ServiceDesc
-	desc.Methods = slices.Clone(desc.Methods)
-	for i, m := range desc.Methods {
-		desc.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
-			// Before the request is read: strangers must not fill the memory with what never ends.
-			method, _ := grpc.Method(ctx)
-			ctx, err := srv.(*chatServer).auth.authorize(ctx, method)
-			if err != nil {
-				return nil, err
-			}
-			return m.Handler(srv, ctx, func(v any) error {
-				d := decoded{v: v}
-				if err := dec(&d); err != nil {
-					return err
-				}
-				if d.err != nil {
-					return grpcError(log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
-				}
-				return nil
-			}, in)
-		}
-	}
-	return &desc
 }
 
 func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomRequest) (*pb.CreateChatRoomResponse, error) {
@@ -295,7 +267,7 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 	for _, m := range slices.Backward(page) {
 		resp.Messages = append(resp.Messages, &pb.ChatEvent{
 			UserName: m.UserName, Body: m.Body, Seq: m.Seq, SentAt: timestamppb.New(time.UnixMicro(m.SentAt)),
-			ClientMessageId: m.ClientID, Kind: pb.ChatEventKind_MESSAGE,
+			ClientMessageId: m.ClientMessageID, Kind: pb.ChatEventKind_MESSAGE,
 		})
 	}
 	return resp, nil

@@ -16,9 +16,9 @@ const (
 
 // submission is a message on its way to the database.
 type submission struct {
-	s        *session
-	body     string
-	clientID string
+	s               *session
+	body            string
+	clientMessageID string
 }
 
 // committer stores messages. One goroutine, run, takes all that wait, gives every message its seq, stores
@@ -64,6 +64,7 @@ func (c *committer) run() {
 		select {
 		case sub := <-c.queue:
 			c.commit(c.gather(sub))
+			clear(c.batch) // an idle server holds on to no session
 		case <-c.stop:
 			for {
 				select {
@@ -83,7 +84,7 @@ func (c *committer) drain() {
 	<-c.done
 }
 
-// gather adds to the first message all others that wait.
+// gather adds to the first message all others that wait. The result is valid until the next call.
 func (c *committer) gather(first submission) []submission {
 	c.batch = append(c.batch[:0], first)
 	for len(c.batch) < cap(c.queue) {
@@ -159,7 +160,7 @@ func (c *committer) storeAll() error {
 		for i, sub := range r.batch {
 			c.msgs = append(c.msgs, message{
 				RoomID: r.id, Seq: r.next + uint64(i), UserID: sub.s.userID, UserName: sub.s.userName,
-				SentAt: now, ClientID: sub.clientID, Body: sub.body,
+				SentAt: now, ClientMessageID: sub.clientMessageID, Body: sub.body,
 			})
 		}
 	}
@@ -175,7 +176,7 @@ func publishBatch(r *room, msgs []message) {
 	b := &block{first: msgs[0].Seq, marks: make([]mark, n)}
 	size := 0
 	for i := range msgs {
-		size += len(msgs[i].Body) + len(msgs[i].UserName) + len(msgs[i].ClientID) + 48
+		size += len(msgs[i].Body) + len(msgs[i].UserName) + len(msgs[i].ClientMessageID) + 48
 	}
 	b.data = make([]byte, 0, size)
 	for i := range msgs {
@@ -187,7 +188,7 @@ func publishBatch(r *room, msgs []message) {
 	for _, sub := range r.batch {
 		<-sub.s.slots
 		if sub.s.gone.Load() {
-			sub.s.awake() // a half-closed stream ends when its last slot is free
+			sub.s.notify() // a half-closed stream ends when its last slot is free
 		}
 		sub.s.drop()
 	}
@@ -209,8 +210,8 @@ func (c *committer) fail(err error) {
 
 // sentID names a message as its sender does.
 type sentID struct {
-	room, user int64
-	clientID   string
+	room, user      int64
+	clientMessageID string
 }
 
 // sortOut answers the messages that are stored already or whose room is gone, and takes them away. Of two in
@@ -220,8 +221,8 @@ func (c *committer) sortOut() error {
 	for _, r := range c.rooms {
 		r.next = 0
 		for _, sub := range r.batch {
-			if sub.clientID != "" {
-				wanted = append(wanted, message{RoomID: r.id, UserID: sub.s.userID, ClientID: sub.clientID})
+			if sub.clientMessageID != "" {
+				wanted = append(wanted, message{RoomID: r.id, UserID: sub.s.userID, ClientMessageID: sub.clientMessageID})
 			}
 		}
 	}
@@ -231,7 +232,7 @@ func (c *committer) sortOut() error {
 	}
 	stored := make(map[sentID]message, len(found))
 	for _, m := range found {
-		stored[sentID{m.RoomID, m.UserID, m.ClientID}] = m
+		stored[sentID{m.RoomID, m.UserID, m.ClientMessageID}] = m
 	}
 	inBatch := map[sentID]bool{}
 	for _, r := range c.rooms {
@@ -243,7 +244,7 @@ func (c *committer) sortOut() error {
 		}
 		kept := r.batch[:0]
 		for _, sub := range r.batch {
-			id := sentID{r.id, sub.s.userID, sub.clientID}
+			id := sentID{r.id, sub.s.userID, sub.clientMessageID}
 			m, known := stored[id]
 			switch {
 			case gone:
@@ -253,7 +254,7 @@ func (c *committer) sortOut() error {
 				m.UserName = sub.s.userName
 				sub.s.answer(m.Seq, messageEvent(m))
 				sub.s.drop()
-			case sub.clientID != "" && inBatch[id]:
+			case sub.clientMessageID != "" && inBatch[id]:
 				c.again = append(c.again, sub)
 			default:
 				inBatch[id] = true

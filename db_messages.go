@@ -9,13 +9,13 @@ import (
 
 // message is a stored message.
 type message struct {
-	RoomID   int64
-	Seq      uint64
-	UserID   int64
-	UserName string // not stored with the message, but read with it
-	SentAt   int64  // microseconds since 1970
-	ClientID string // client_message_id; empty: none
-	Body     string
+	RoomID          int64
+	Seq             uint64
+	UserID          int64
+	UserName        string // not stored with the message, but read with it
+	SentAt          int64  // microseconds since 1970
+	ClientMessageID string // client_message_id; empty: none
+	Body            string
 }
 
 // lastSeq returns a room's newest seq, 0 if it has no message. errNotFound: the room is gone.
@@ -41,7 +41,7 @@ func (s *store) page(ctx context.Context, where string, roomID int64, seq uint64
 	full := errors.New("page is full")
 	err = s.each(ctx, func(rows *sql.Rows) error {
 		m := message{RoomID: roomID}
-		if err := rows.Scan(&m.Seq, &m.UserID, &m.UserName, &m.SentAt, &m.ClientID, &m.Body); err != nil {
+		if err := rows.Scan(&m.Seq, &m.UserID, &m.UserName, &m.SentAt, &m.ClientMessageID, &m.Body); err != nil {
 			return err
 		}
 		page = append(page, m)
@@ -117,8 +117,8 @@ func (s *store) addMessages(msgs []message) error {
 			for i := range chunk {
 				m := &chunk[i]
 				var id any
-				if m.ClientID != "" {
-					id = m.ClientID
+				if m.ClientMessageID != "" {
+					id = m.ClientMessageID
 				}
 				args = append(args, m.RoomID, int64(m.Seq), m.UserID, m.SentAt, id, m.Body)
 			}
@@ -128,14 +128,14 @@ func (s *store) addMessages(msgs []message) error {
 	})
 }
 
-// storedBefore returns those of msgs that are stored already under their room, sender and ClientID, as they
+// storedBefore returns those of msgs that are stored already under their room, sender and ClientMessageID, as they
 // are stored, but for UserName. Only the committer calls it.
 func (s *store) storedBefore(msgs []message) (found []message, err error) {
 	err = s.write(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
 		return s.lookup.chunks(tx, msgs, func(stmt *sql.Stmt, chunk []message) error {
 			args := make([]any, 0, len(chunk)*3)
 			for _, m := range chunk {
-				args = append(args, m.RoomID, m.UserID, m.ClientID)
+				args = append(args, m.RoomID, m.UserID, m.ClientMessageID)
 			}
 			rows, err := stmt.QueryContext(ctx, args...)
 			if err != nil {
@@ -144,7 +144,7 @@ func (s *store) storedBefore(msgs []message) (found []message, err error) {
 			defer rows.Close()
 			for rows.Next() {
 				var m message
-				if err := rows.Scan(&m.RoomID, &m.Seq, &m.UserID, &m.SentAt, &m.ClientID, &m.Body); err != nil {
+				if err := rows.Scan(&m.RoomID, &m.Seq, &m.UserID, &m.SentAt, &m.ClientMessageID, &m.Body); err != nil {
 					return err
 				}
 				found = append(found, m)

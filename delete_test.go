@@ -123,7 +123,7 @@ func TestDeletedInBatch(t *testing.T) {
 	}
 	for _, s := range sessions {
 		s.slots <- struct{}{}
-		if !c.submit(submission{s: s, body: "x", clientID: "id"}) {
+		if !c.submit(submission{s: s, body: "x", clientMessageID: "id"}) {
 			t.Fatal("not taken")
 		}
 	}

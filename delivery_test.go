@@ -161,7 +161,7 @@ func TestBeforePublished(t *testing.T) {
 	watcher := openDevice(t, api, roomToken, 1)
 	r := s.hub.all()[0]
 
-	m := message{RoomID: r.id, Seq: 2, UserID: 1, UserName: "anna", SentAt: 1, ClientID: "2", Body: "two"}
+	m := message{RoomID: r.id, Seq: 2, UserID: 1, UserName: "anna", SentAt: 1, ClientMessageID: "2", Body: "two"}
 	if err := s.store.addMessages([]message{m}); err != nil {
 		t.Fatal(err)
 	}

@@ -47,12 +47,12 @@ func FuzzChatRequest(f *testing.F) {
 		got.decode(b)
 		var want pb.ChatRequest
 		if err := proto.Unmarshal(b, &want); err != nil {
-			if got.err == nil && utf8.ValidString(got.body) && utf8.ValidString(got.clientID) && !hidesBadText(b) {
+			if got.err == nil && utf8.ValidString(got.body) && utf8.ValidString(got.clientMessageID) && !hidesBadText(b) {
 				t.Fatalf("%q is taken, but not by generated code: %v", b, err)
 			}
 			return
 		}
-		if got.err != nil || got.body != want.GetBody() || got.clientID != want.GetClientMessageId() || got.typing != want.GetTyping() || got.start != (want.Start != nil) {
+		if got.err != nil || got.body != want.GetBody() || got.clientMessageID != want.GetClientMessageId() || got.typing != want.GetTyping() || got.start != (want.Start != nil) {
 			t.Fatalf("%q: got %+v, want %v", b, got, &want)
 		}
 		after := want.GetStart()
@@ -65,7 +65,7 @@ func FuzzChatRequest(f *testing.F) {
 // hidesBadText tells a message in which a text that is not UTF-8 is followed by another one of the same field.
 func hidesBadText(b []byte) bool {
 	bad := false
-	_ = eachField(b, func(num protowire.Number, _ uint64, s []byte) error {
+	_ = pb.EachField(b, func(num protowire.Number, _ uint64, s []byte) error {
 		bad = bad || s != nil && num <= 2 && !utf8.Valid(s)
 		return nil
 	})
@@ -85,7 +85,7 @@ func FuzzAppendEvent(f *testing.F) {
 		if !utf8.ValidString(userName + "|" + body + "|" + id) {
 			t.Skip()
 		}
-		e := event{kind: pb.ChatEventKind(kind), userName: userName, body: body, seq: seq, sentAt: sentAt, clientID: id}
+		e := event{kind: pb.ChatEventKind(kind), userName: userName, body: body, seq: seq, sentAt: sentAt, clientMessageID: id}
 		b, _ := appendEvent(nil, event{kind: pb.ChatEventKind_MESSAGE, body: "before"})
 		begin := len(b)
 		b, m := appendEvent(b, e)
@@ -144,7 +144,7 @@ func FuzzCredentials(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	s := &restServer{log: slog.New(slog.DiscardHandler)}
-	handler := s.handle(func(r *http.Request) (any, error) { return readCredentials(r) })
+	handler := s.handle(func(r *http.Request) (any, error) { return readNameAndPassword(r) })
 	f.Fuzz(func(t *testing.T, body []byte) {
 		w := httptest.NewRecorder()
 		handler(w, httptest.NewRequest("POST", "/login", bytes.NewReader(body)))

@@ -45,30 +45,58 @@ func TestRejectedTakesNoMemory(t *testing.T) {
 	}
 }
 
-// A stranger cannot fill the server's memory with requests that never end: who has no token is refused before
-// its request is read (promise 5; promise 7).
-func TestStrangersTakeNoMemory(t *testing.T) {
+// Requests that never end cannot fill the server's memory: who has no token is refused before its request is
+// read, and of one connection only maxReading requests are read at once (promise 5; promise 7).
+func TestUnfinishedRequestsTakeNoMemory(t *testing.T) {
 	t.Parallel()
-	unfinished := append(binary.BigEndian.AppendUint32([]byte{0}, 4<<20-1), make([]byte, 4<<20-2)...) // all but its last byte
-	for _, method := range []string{current + "CreateChatRoom", original + "Chat", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
-		"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} {
-		t.Run(method, func(t *testing.T) {
+	// As long as is allowed, and one byte longer, but for the last two bytes.
+	longest, tooLong := unfinished(maxRequest+4096), unfinished(maxRequest+4097)
+	for _, test := range []struct {
+		method string
+		data   []byte
+		token  bool
+	}{
+		{current + "CreateChatRoom", longest, false},
+		{current + "CreateChatRoom", longest, true},
+		{original + "Chat", tooLong, false},
+		{"/grpc.health.v1.Health/Check", longest, false},
+		{"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", longest, false},
+	} {
+		t.Run(fmt.Sprint(test.method, len(test.data), test.token), func(t *testing.T) {
 			p := startServer(t)
+			var token []string
+			if test.token {
+				token = []string{"authorization", "Bearer " + p.login("mallory")}
+			}
 			before := residentMemory(t, p.cmd.Process.Pid)
-			w := newWindows(dialHTTP2(t, p.addr))
+			c := dialHTTP2(t, p.addr)
+			w := newWindows(c)
 			sent := 0
 			end := time.Now().Add(8 * time.Second)
-			for i := 0; i < 80 && time.Now().Before(end); i++ {
-				sent += w.begin(method, unfinished)
+			for i := 0; i < 300 && time.Now().Before(end); i++ {
+				sent += w.begin(test.method, test.data, token...)
 			}
 			if after := residentMemory(t, p.cmd.Process.Pid); after-before > enough {
-				t.Errorf("after %d MiB of unfinished requests without a token the server has %d MiB more", sent>>20, (after-before)>>20)
+				t.Errorf("after %d MiB of unfinished requests the server has %d MiB more", sent>>20, (after-before)>>20)
 			}
 			if status, _, _, err := request(p.addr, "GET", "/readyz", ""); status != 200 {
 				t.Errorf("readyz: %d %v", status, err)
 			}
+			// Nor do they hold up the end.
+			began := time.Now()
+			if code := p.stop(); code != 0 {
+				t.Errorf("exit status %d", code)
+			}
+			if d := time.Since(began); d > stopTimeout+2*time.Second {
+				t.Errorf("the server took %s to stop", d)
+			}
 		})
 	}
+}
+
+// unfinished is all but the last two bytes of a message of n bytes.
+func unfinished(n int) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(n)), make([]byte, n-2)...)
 }
 
 // windows is what the server lets a http2Conn send.
@@ -109,13 +137,13 @@ func (w *windows) read() {
 }
 
 // begin opens a stream and writes data to it, as far as the server lets it within a moment. It returns how much.
-func (w *windows) begin(path string, data []byte) (sent int) {
+func (w *windows) begin(path string, data []byte, headers ...string) (sent int) {
 	w.mu.Lock()
-	w.c.begin(path, true)
+	w.c.begin(path, true, headers...)
 	id := w.c.id
 	w.left[id] += 65535
 	w.mu.Unlock()
-	for end := time.Now().Add(time.Second); sent < len(data) && time.Now().Before(end); {
+	for stuck := time.Now(); sent < len(data) && time.Since(stuck) < 10*time.Millisecond; {
 		w.mu.Lock()
 		n := min(w.left[0], w.left[id], 16<<10, len(data)-sent)
 		if w.over[id] {
@@ -126,6 +154,7 @@ func (w *windows) begin(path string, data []byte) (sent int) {
 			w.left[0] -= n
 			w.left[id] -= n
 			sent += n
+			stuck = time.Now()
 		}
 		w.mu.Unlock()
 		switch {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -23,8 +22,8 @@ const originalSecret = "12345678901234567890123456789012"
 const originalService = "proto.GRPCChatter"
 
 // originalDesc is the service under that name: the same messages and methods, but another Chat.
-func originalDesc(log *slog.Logger) *grpc.ServiceDesc {
-	desc := *serviceDesc(log)
+func originalDesc() *grpc.ServiceDesc {
+	desc := pb.GRPCChatter_ServiceDesc
 	desc.ServiceName = originalService
 	desc.Streams = []grpc.StreamDesc{{
 		StreamName:    "Chat",

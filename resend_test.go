@@ -171,7 +171,7 @@ func TestSameIDElsewhere(t *testing.T) {
 	names, tokens := p.loginAll(2)
 	api := pb.NewGRPCChatterClient(p.connect())
 	codes := []string{createRoom(t, api, tokens[names[0]]), createRoom(t, api, tokens[names[0]])}
-	ids := []string{"id", "ID", "id ", " id", "id\x00", "id\x00x", "1", "1.0", "01", "é", "e\u0301", strings.Repeat("x", maxClientID)}
+	ids := []string{"id", "ID", "id ", " id", "id\x00", "id\x00x", "1", "1.0", "01", "é", "e\u0301", strings.Repeat("x", maxClientMessageID)}
 	for _, code := range codes {
 		var devices []*device
 		for _, name := range names {

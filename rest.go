@@ -92,12 +92,12 @@ func (s *restServer) handle(fn func(*http.Request) (any, error)) http.HandlerFun
 	}
 }
 
-type credentials struct {
+type nameAndPassword struct {
 	UserName string `json:"user_name"`
 	Password string `json:"password"`
 }
 
-func readCredentials(r *http.Request) (c credentials, err error) {
+func readNameAndPassword(r *http.Request) (c nameAndPassword, err error) {
 	b, err := io.ReadAll(r.Body)
 	if err == nil && utf8.Valid(b) { // Go would put U+FFFD for what is not, and make different passwords the same
 		if err = json.Unmarshal(b, &c); err == nil {
@@ -127,7 +127,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	if !s.registrationOpen {
 		return nil, errRegistrationClosed
 	}
-	c, err := readCredentials(r)
+	c, err := readNameAndPassword(r)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 }
 
 func (s *restServer) login(r *http.Request) (any, error) {
-	c, err := readCredentials(r)
+	c, err := readNameAndPassword(r)
 	if err != nil {
 		return nil, err
 	}

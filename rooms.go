@@ -256,18 +256,18 @@ func (r *room) advance(last uint64) {
 	defer r.mu.Unlock()
 	if last > r.last {
 		r.last = last
-		r.wakeAll()
+		r.notifyAll()
 	}
 }
 
 func (r *room) push(b *block) {
 	r.ring.push(b, r.hub.keep)
-	r.wakeAll()
+	r.notifyAll()
 }
 
-func (r *room) wakeAll() {
+func (r *room) notifyAll() {
 	for s := range r.sessions {
-		s.awake()
+		s.notify()
 	}
 }
 

@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/grpcchatter/grpcchatter/pb"
 )
 
 const (
@@ -109,6 +111,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	s.rest = &restServer{store: s.store, auth: auth, passwords: passwords, limits: limits, log: log, registrationOpen: cfg.RegistrationOpen}
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
+		grpc.Creds(peerCredentials{}),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),
@@ -118,12 +121,15 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		grpc.ConnectionTimeout(sniffTimeout),
 		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(4<<10),
+		// Windows that grow with the bandwidth (to 16 MiB) would be memory that a stream can fill unread.
+		grpc.StaticStreamWindowSize(64<<10),
+		grpc.StaticConnWindowSize(1<<20),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
-	s.grpc.RegisterService(serviceDesc(log), s.chat)
-	s.grpc.RegisterService(originalDesc(log), s.chat)
-	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	s.grpc.RegisterService(auth.guard(&pb.GRPCChatter_ServiceDesc), s.chat)
+	s.grpc.RegisterService(auth.guard(originalDesc()), s.chat)
+	s.grpc.RegisterService(auth.guard(&grpc_health_v1.Health_ServiceDesc), s.health)
 	if err := registerReflection(s.grpc); err != nil {
 		return nil, err
 	}

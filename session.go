@@ -59,11 +59,11 @@ const (
 func (s *session) start(spawn func(func()), write func()) {
 	s.spawn, s.write = spawn, write
 	s.writer.CompareAndSwap(writerUnset, writerNone)
-	s.awake()
+	s.notify()
 }
 
-// awake sees to it that the writer looks for something to send.
-func (s *session) awake() {
+// notify sees to it that the writer looks for something to send.
+func (s *session) notify() {
 	for {
 		switch s.writer.Load() {
 		case writerNone:
@@ -175,7 +175,7 @@ func (s *session) answer(seq uint64, e event) {
 	s.mu.Lock()
 	s.private = append(s.private, answer{seq, data})
 	s.mu.Unlock()
-	s.awake()
+	s.notify()
 }
 
 // answers appends to out what is for this stream alone, up to about maxFrame bytes. The acknowledgement of a

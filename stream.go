@@ -125,7 +125,7 @@ func (st *stream) read(first chan<- chatRequest, opened <-chan struct{}) {
 		if errors.Is(err, io.EOF) {
 			s.absent()
 			st.draining.Store(true)
-			s.awake()
+			s.notify()
 			return
 		} else if err != nil {
 			s.end(err)
@@ -176,15 +176,15 @@ func (st *stream) handle(req *chatRequest) bool {
 	}
 	if rule != "" {
 		e := event{kind: pb.ChatEventKind_REJECTED, userName: s.userName, body: rule}
-		if len(req.clientID) <= maxClientID { // a larger one would be kept for who does not read
-			e.clientID = strings.ToValidUTF8(req.clientID, "\uFFFD")
+		if len(req.clientMessageID) <= maxClientMessageID { // a larger one would be kept for who does not read
+			e.clientMessageID = strings.ToValidUTF8(req.clientMessageID, "\uFFFD")
 		}
 		s.answer(0, e)
 		return true
 	}
 	sub := submission{s: s, body: req.body}
 	if !st.original {
-		sub.clientID = req.clientID
+		sub.clientMessageID = req.clientMessageID
 	}
 	return st.server.committer.submit(sub)
 }
@@ -202,9 +202,9 @@ func (st *stream) broken(req *chatRequest) (field, rule string) {
 		return "body", "The message is not UTF-8."
 	case st.original:
 		return "", ""
-	case len(req.clientID) > maxClientID:
-		return "client_message_id", fmt.Sprintf("The client_message_id is longer than %d bytes.", maxClientID)
-	case !utf8.ValidString(req.clientID):
+	case len(req.clientMessageID) > maxClientMessageID:
+		return "client_message_id", fmt.Sprintf("The client_message_id is longer than %d bytes.", maxClientMessageID)
+	case !utf8.ValidString(req.clientMessageID):
 		return "client_message_id", "The client_message_id is not UTF-8."
 	}
 	return "", ""

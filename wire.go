@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that codec falls back to
 	"google.golang.org/grpc/mem"
@@ -13,16 +11,16 @@ import (
 
 // event is a ChatEvent before it is encoded.
 type event struct {
-	kind     pb.ChatEventKind
-	userName string
-	body     string
-	seq      uint64
-	sentAt   int64 // microseconds since 1970; 0: none
-	clientID string
+	kind            pb.ChatEventKind
+	userName        string
+	body            string
+	seq             uint64
+	sentAt          int64 // microseconds since 1970; 0: none
+	clientMessageID string
 }
 
 func messageEvent(m message) event {
-	return event{pb.ChatEventKind_MESSAGE, m.UserName, m.Body, m.Seq, m.SentAt, m.ClientID}
+	return event{pb.ChatEventKind_MESSAGE, m.UserName, m.Body, m.Seq, m.SentAt, m.ClientMessageID}
 }
 
 // mark says where an event stands in the bytes of its block.
@@ -35,7 +33,7 @@ type mark struct {
 // appendEvent encodes e as one element of ChatResponse.events, so that encoded events that stand one after
 // the other are a ChatResponse. user_name and body come first.
 func appendEvent(b []byte, e event) ([]byte, mark) {
-	size := sizeString(e.userName) + sizeString(e.body) + sizeUint(e.seq) + sizeString(e.clientID) + sizeUint(uint64(e.kind))
+	size := sizeString(e.userName) + sizeString(e.body) + sizeUint(e.seq) + sizeString(e.clientMessageID) + sizeUint(uint64(e.kind))
 	seconds, nanos := uint64(e.sentAt/1e6), uint64(e.sentAt%1e6*1e3)
 	stamp := sizeUint(seconds) + sizeUint(nanos)
 	if stamp > 0 {
@@ -55,7 +53,7 @@ func appendEvent(b []byte, e event) ([]byte, mark) {
 		b = appendUint(b, 1, seconds)
 		b = appendUint(b, 2, nanos)
 	}
-	b = appendString(b, 5, e.clientID)
+	b = appendString(b, 5, e.clientMessageID)
 	b = appendUint(b, 6, uint64(e.kind))
 	m.end = len(b)
 	return b, m
@@ -96,30 +94,28 @@ func appendUint(b []byte, field protowire.Number, v uint64) []byte {
 // chatRequest is a decoded ChatRequest. It is decoded here, not by generated code: that would end the stream
 // at a body that is not UTF-8, where the contract asks for a REJECTED.
 type chatRequest struct {
-	body     string
-	clientID string
-	start    bool
-	afterSeq *uint64
-	typing   bool
-	err      error // why it is no ChatRequest
+	body            string
+	clientMessageID string
+	start           bool
+	afterSeq        *uint64
+	typing          bool
+	err             error // why it is no ChatRequest
 }
 
-var errMalformed = errors.New("not a protobuf message")
-
 // empty tells a request that has no message.
-func (r *chatRequest) empty() bool { return r.body == "" && r.clientID == "" }
+func (r *chatRequest) empty() bool { return r.body == "" && r.clientMessageID == "" }
 
 func (r *chatRequest) decode(b []byte) {
 	*r = chatRequest{}
-	r.err = eachField(b, func(num protowire.Number, v uint64, s []byte) error {
+	r.err = pb.EachField(b, func(num protowire.Number, v uint64, s []byte) error {
 		switch {
 		case num == 1 && s != nil:
 			r.body = string(s)
 		case num == 2 && s != nil:
-			r.clientID = string(s)
+			r.clientMessageID = string(s)
 		case num == 3 && s != nil:
 			r.start = true
-			return eachField(s, func(num protowire.Number, v uint64, s []byte) error {
+			return pb.EachField(s, func(num protowire.Number, v uint64, s []byte) error {
 				if num == 1 && s == nil {
 					r.afterSeq = &v
 				}
@@ -130,40 +126,6 @@ func (r *chatRequest) decode(b []byte) {
 		}
 		return nil
 	})
-}
-
-// eachField calls fn for every varint (v, s being nil) and every length-delimited field (s) of a message.
-func eachField(b []byte, fn func(num protowire.Number, v uint64, s []byte) error) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 || num > protowire.MaxValidNumber {
-			return errMalformed
-		}
-		b = b[n:]
-		var v uint64
-		var s []byte
-		switch typ {
-		case protowire.VarintType:
-			v, n = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			if s, n = protowire.ConsumeBytes(b); s == nil {
-				s = []byte{}
-			}
-		default:
-			if n = protowire.ConsumeFieldValue(num, typ, b); n >= 0 {
-				b = b[n:]
-				continue
-			}
-		}
-		if n < 0 {
-			return errMalformed
-		}
-		if err := fn(num, v, s); err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
 }
 
 // decoded is a message with what was wrong with it: grpc-go would answer an error of the codec itself.

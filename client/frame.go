@@ -1,7 +1,6 @@
 package client
 
 import (
-	"errors"
 	"time"
 
 	"google.golang.org/grpc/encoding"
@@ -30,12 +29,10 @@ type frame struct {
 // maxNames bounds frame.names.
 const maxNames = 1024
 
-var errMalformed = errors.New("client: the server sent what is no ChatResponse")
-
 func (f *frame) decode(b []byte) error {
 	clear(f.events)
 	f.events, f.ids = f.events[:0], f.ids[:0]
-	return eachField(b, func(num protowire.Number, _ uint64, data []byte) error {
+	return pb.EachField(b, func(num protowire.Number, _ uint64, data []byte) error {
 		if num != 1 || data == nil {
 			return nil
 		}
@@ -45,7 +42,7 @@ func (f *frame) decode(b []byte) error {
 }
 
 func (f *frame) decodeEvent(b []byte, e *event) error {
-	return eachField(b, func(num protowire.Number, v uint64, data []byte) error {
+	return pb.EachField(b, func(num protowire.Number, v uint64, data []byte) error {
 		switch {
 		case num == 1 && data != nil:
 			e.UserName = f.name(data)
@@ -68,7 +65,7 @@ func (f *frame) decodeEvent(b []byte, e *event) error {
 
 func decodeTime(b []byte, t *time.Time) error {
 	var seconds, nanos uint64
-	err := eachField(b, func(num protowire.Number, v uint64, data []byte) error {
+	err := pb.EachField(b, func(num protowire.Number, v uint64, data []byte) error {
 		switch {
 		case num == 1 && data == nil:
 			seconds = v
@@ -92,40 +89,6 @@ func (f *frame) name(b []byte) string {
 	name := string(b)
 	f.names[name] = name
 	return name
-}
-
-// eachField calls fn for every varint of a protobuf message, as v with data nil, and for every length-delimited
-// field, as data. It passes over other types.
-func eachField(b []byte, fn func(num protowire.Number, v uint64, data []byte) error) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return errMalformed
-		}
-		b = b[n:]
-		var v uint64
-		var data []byte
-		switch typ {
-		case protowire.VarintType:
-			v, n = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			data, n = protowire.ConsumeBytes(b)
-		default:
-			if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
-				return errMalformed
-			}
-			b = b[n:]
-			continue
-		}
-		if n < 0 {
-			return errMalformed
-		}
-		if err := fn(num, v, data); err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
 }
 
 // codec decodes frames, and leaves the rest to grpc-go's own codec.

@@ -185,8 +185,8 @@ func (r *Room) Messages(ctx context.Context) iter.Seq2[Message, error] {
 }
 
 // Typing tells the others in the room that the user is writing; the server passes on one hint a second. Typing
-// returns at once; while the room is reconnecting the hint is dropped. It returns the error of ctx or, when the room has ended, what Receive
-// returns.
+// returns at once; while the room is reconnecting the hint is dropped. It returns the error of ctx or, when the
+// room has ended, what Receive returns.
 func (r *Room) Typing(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/grpcchatter/grpcchatter/client"
@@ -28,7 +29,8 @@ type chat struct {
 
 	posts  chan func()
 	done   chan struct{} // closed by leave
-	bodies chan string   // to the goroutine that sends
+	others sync.WaitGroup
+	bodies chan string // to the goroutine that sends
 
 	link     link
 	day      string // of the newest message on the screen
@@ -141,8 +143,8 @@ func (ch *chat) run(ctx context.Context) error {
 	ch.s.prompt = true
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go ch.receive(ctx)
-	go ch.send(ctx)
+	ch.others.Go(func() { ch.receive(ctx) })
+	ch.others.Go(func() { ch.send(ctx) })
 	for {
 		if over, err := ch.typed(ctx); over {
 			return err
@@ -223,10 +225,11 @@ func (ch *chat) leftBehind() error {
 	return fmt.Errorf("%s had not been stored yet and may be lost", count(len(ch.unsent), "message"))
 }
 
-// leave ends the room and the goroutines that post.
+// leave ends the room, and waits for the goroutines of run, whose context is over.
 func (ch *chat) leave() {
 	close(ch.done)
 	if ch.room != nil {
 		ch.room.Disconnect()
 	}
+	ch.others.Wait()
 }

@@ -68,7 +68,7 @@ func (ch *chat) unknown(line string) {
 
 // call asks the server for something and shows the answer, while the chat goes on.
 func (ch *chat) call(ctx context.Context, call func(context.Context) error, show func()) {
-	go func() {
+	ch.others.Go(func() {
 		err := call(ctx)
 		ch.post(func() {
 			switch {
@@ -78,7 +78,7 @@ func (ch *chat) call(ctx context.Context, call func(context.Context) error, show
 				ch.s.note("%s", notice(err))
 			}
 		})
-	}()
+	})
 }
 
 func (ch *chat) users(ctx context.Context) {

@@ -62,7 +62,7 @@ func (c *userAdd) Run(ctx context.Context, std stdio) error {
 	if err := checkUserName(c.Name); err != nil {
 		return err
 	}
-	password, err := readNewPassword(std, c.Name)
+	password, err := readNewPassword(ctx, std, c.Name)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ type userPasswd struct {
 }
 
 func (c *userPasswd) Run(ctx context.Context, std stdio) error {
-	password, err := readNewPassword(std, c.Name)
+	password, err := readNewPassword(ctx, std, c.Name)
 	if err != nil {
 		return err
 	}
@@ -167,13 +167,13 @@ func readRole(s string) (string, error) {
 }
 
 // readNewPassword asks for a password on a terminal, twice and unseen, or reads a line.
-func readNewPassword(std stdio, name string) (password string, err error) {
+func readNewPassword(ctx context.Context, std stdio, name string) (password string, err error) {
 	if f, ok := std.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		password, err = askPassword(f, std.err, "Password: ")
+		password, err = askPassword(ctx, f, std.err, "Password: ")
 		if err != nil {
 			return "", err
 		}
-		again, err := askPassword(f, std.err, "Again: ")
+		again, err := askPassword(ctx, f, std.err, "Again: ")
 		if err != nil {
 			return "", err
 		}
@@ -181,7 +181,7 @@ func readNewPassword(std stdio, name string) (password string, err error) {
 			return "", errors.New("the two passwords differ")
 		}
 	} else {
-		password, err = bufio.NewReader(std.in).ReadString('\n')
+		password, err = interruptibly(ctx, func() (string, error) { return bufio.NewReader(std.in).ReadString('\n') })
 		if err != nil && !errors.Is(err, io.EOF) {
 			return "", err
 		}
@@ -190,9 +190,39 @@ func readNewPassword(std stdio, name string) (password string, err error) {
 	return password, checkNewPassword(name, password)
 }
 
-func askPassword(f *os.File, out io.Writer, prompt string) (string, error) {
+func askPassword(ctx context.Context, f *os.File, out io.Writer, prompt string) (password string, err error) {
+	before, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return "", err
+	}
 	fmt.Fprint(out, prompt)
-	b, err := term.ReadPassword(int(f.Fd()))
+	password, err = interruptibly(ctx, func() (string, error) {
+		b, err := term.ReadPassword(int(f.Fd()))
+		return string(b), err
+	})
+	if ctx.Err() != nil {
+		_ = term.Restore(int(f.Fd()), before) // shows again what is typed
+	}
 	fmt.Fprintln(out)
-	return string(b), err
+	return password, err
+}
+
+// interruptibly calls read, and does not wait for it when ctx ends: a read from a terminal or a pipe cannot be
+// called off.
+func interruptibly(ctx context.Context, read func() (string, error)) (string, error) {
+	type result struct {
+		text string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := read()
+		done <- result{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-ctx.Done():
+		return "", errors.New("interrupted")
+	}
 }

@@ -221,24 +221,26 @@ func bearer(ctx context.Context) (string, error) {
 }
 
 // guard is a service whose unary methods check the token before they read the request: strangers must not fill
-// the memory with requests that never end. A request that cannot be decoded is the caller's fault, where grpc-go
-// would call it INTERNAL.
+// the memory with requests that never end. A request that is too large or cannot be decoded is the caller's fault,
+// where grpc-go would call it RESOURCE_EXHAUSTED or INTERNAL.
 func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 	guarded := *desc
 	guarded.Methods = slices.Clone(desc.Methods)
 	for i, m := range desc.Methods {
 		guarded.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
 			method, _ := grpc.Method(ctx)
-			authorized, err := a.authorize(ctx, method)
+			ctx, err := a.authorize(ctx, method)
 			if err != nil {
 				return nil, err
 			}
-			return m.Handler(srv, authorized, func(v any) error {
+			return m.Handler(srv, ctx, func(v any) error {
 				d := decoded{v: v}
-				if err := peerOf(ctx).read(ctx, func() error { return dec(&d) }); err != nil {
+				switch err := dec(&d); {
+				case status.Code(err) == codes.ResourceExhausted:
+					return grpcError(a.log, invalid("request", "The request is too large."))
+				case err != nil:
 					return err
-				}
-				if d.err != nil {
+				case d.err != nil:
 					return grpcError(a.log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
 				}
 				return nil
@@ -263,19 +265,21 @@ func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 }
 
 func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, err := a.authorize(ss.Context(), info.FullMethod)
+	var ctx context.Context
+	var err error
+	aside(func() { ctx, err = a.authorize(ss.Context(), info.FullMethod) })
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(a.stopped, cancel)()
-	ss = authorizedStream{ss, ctx}
+	var authorized grpc.ServerStream = authorizedStream{ss, ctx}
 	if a.rules[info.FullMethod] == accessOpen {
-		ss = openStream{ss}
+		authorized = openStream{authorized}
 	}
 	start := time.Now()
-	err = grpcError(a.log, handler(srv, ss))
+	err = grpcError(a.log, handler(srv, authorized))
 	if a.stopped.Err() != nil && ss.Context().Err() == nil && status.Code(err) == codes.Canceled {
 		err = grpcError(a.log, errShuttingDown)
 	}
@@ -295,14 +299,13 @@ type authorizedStream struct {
 
 func (s authorizedStream) Context() context.Context { return s.ctx }
 
-// openStream is a stream that needs no token. Its requests are read as guard reads them, and the end of its
-// context ends the wait for one.
+// openStream is a stream whose context's end ends the wait for a request.
 type openStream struct{ grpc.ServerStream }
 
 func (s openStream) RecvMsg(m any) error {
 	received := make(chan error, 1)
 	go func() { // until the handler's return ends the stream, at the latest
-		received <- peerOf(s.Context()).read(s.Context(), func() error { return s.ServerStream.RecvMsg(m) })
+		received <- s.ServerStream.RecvMsg(m)
 	}()
 	select {
 	case err := <-received:
@@ -310,4 +313,15 @@ func (s openStream) RecvMsg(m any) error {
 	case <-s.Context().Done():
 		return s.Context().Err()
 	}
+}
+
+// aside runs fn in a goroutine of its own and waits for it. What needs a large stack before a long wait is run so:
+// a stack that has grown stays large until the garbage collector has halved it often enough.
+func aside(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn()
+	}()
+	<-done
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,6 +13,10 @@ const (
 	queueBytes = 16 << 20
 	// maxBatch is how many messages one transaction stores at most.
 	maxBatch = 4096
+	// With lingerFrom messages on their way or more, a batch waits for all of them: for maxLinger at most, and not
+	// longer than the last commit took.
+	lingerFrom = 16
+	maxLinger  = time.Millisecond
 )
 
 // submission is a message on its way to the database.
@@ -30,16 +35,24 @@ type committer struct {
 	stop  chan struct{}
 	done  chan struct{} // closed when run has returned
 
+	want   atomic.Int32  // so many waiting submissions are enough for a batch; 0: nobody asks
+	enough chan struct{} // told once when there are
+
 	// Scratch of run.
 	batch []submission
 	rooms []*room
 	msgs  []message
 	again []submission // resends of messages in the same batch
+	timer *time.Timer
+	// Of the last batch: how many messages were on their way at its commit, and how long that took.
+	expected int
+	lastTook time.Duration
 }
 
 func newCommitter(st *store, log *slog.Logger, maxMessage int) *committer {
 	n := min(max(queueBytes/maxMessage, 64), maxBatch)
-	return &committer{store: st, log: log, queue: make(chan submission, n), stop: make(chan struct{}), done: make(chan struct{})}
+	return &committer{store: st, log: log, queue: make(chan submission, n), stop: make(chan struct{}), done: make(chan struct{}),
+		enough: make(chan struct{}, 1), timer: time.NewTimer(0)}
 }
 
 // submit hands a message over, and waits while the queue is full. It returns false if the session ended
@@ -50,6 +63,9 @@ func (c *committer) submit(sub submission) bool {
 	}
 	select {
 	case c.queue <- sub:
+		if want := c.want.Load(); want > 0 && len(c.queue) >= int(want) && c.want.CompareAndSwap(want, 0) {
+			c.enough <- struct{}{}
+		}
 		return true
 	case <-sub.s.done:
 		sub.s.drop()
@@ -87,15 +103,43 @@ func (c *committer) drain() {
 // gather adds to the first message all others that wait. The result is valid until the next call.
 func (c *committer) gather(first submission) []submission {
 	c.batch = append(c.batch[:0], first)
+	c.take()
+	// Those who got the last batch answer it about now. One commit for both halves of a busy crowd costs much
+	// less than one for each: the sync, the pages, and a frame for every member.
+	if n := min(c.expected, cap(c.queue)) - len(c.batch); c.expected >= lingerFrom && n > 0 {
+		c.await(n, min(c.lastTook, maxLinger))
+		c.take()
+	}
+	return c.batch
+}
+
+// take moves what waits to the batch.
+func (c *committer) take() {
 	for len(c.batch) < cap(c.queue) {
 		select {
 		case sub := <-c.queue:
 			c.batch = append(c.batch, sub)
 		default:
-			return c.batch
+			return
 		}
 	}
-	return c.batch
+}
+
+// await waits until n submissions wait, or for d.
+func (c *committer) await(n int, d time.Duration) {
+	c.want.Store(int32(n))
+	if len(c.queue) < n {
+		c.timer.Reset(d)
+		select {
+		case <-c.enough:
+			c.timer.Stop()
+			return
+		case <-c.timer.C:
+		}
+	}
+	if !c.want.CompareAndSwap(int32(n), 0) {
+		<-c.enough // a submitter has just seen it
+	}
 }
 
 func (c *committer) commit(batch []submission) {
@@ -111,7 +155,9 @@ func (c *committer) commit(batch []submission) {
 		}
 		r.batch = append(r.batch, sub)
 	}
+	start := time.Now()
 	err := c.storeAll()
+	c.expected, c.lastTook = len(batch)+len(c.queue), time.Since(start)
 	// A resend, or a message to a room that was deleted a moment ago: sort them out, and store the others.
 	for tries := 0; errors.Is(err, errConflict) && tries < 3; tries++ {
 		if err = c.sortOut(); err == nil {

@@ -69,6 +69,8 @@ type config struct {
 // minSecret is the least length of a SECRET in bytes: that of HS256's hash (RFC 7518, 3.2).
 const minSecret = 32
 
+const maxTokenDuration = 10 * 365 * 24 * time.Hour
+
 // check returns the configuration, or an error that names every key with a bad value.
 func (s settings) check() (c config, err error) {
 	var errs []string
@@ -128,8 +130,8 @@ func (s settings) check() (c config, err error) {
 	case s.Secret != "" && len(s.Secret) < minSecret:
 		fail("SECRET: want at least %d bytes, not %d", minSecret, len(s.Secret))
 	}
-	if c.TokenDuration, err = time.ParseDuration(s.TokenDuration); err != nil || c.TokenDuration < time.Second {
-		bad("TOKEN_DURATION", "want a duration of at least 1s, such as 10m or 24h", s.TokenDuration)
+	if c.TokenDuration, err = time.ParseDuration(s.TokenDuration); err != nil || c.TokenDuration < time.Second || c.TokenDuration > maxTokenDuration {
+		bad("TOKEN_DURATION", "want a duration from 1s to 87600h (ten years), such as 10m or 24h", s.TokenDuration)
 	}
 	c.CodeLength = number("SHORT_CODE_LENGTH", s.ShortCodeLength, 4, 32)
 	c.RingMessages = number("MAX_MESSAGE_QUEUE_SIZE", s.MaxMessageQueueSize, 1, 1_000_000)

@@ -214,7 +214,7 @@ func TestConfigBadValues(t *testing.T) {
 		"DATABASE_URL":           {"sqlite:", "grpcchatter.db", "mysql://user:hunter2hunter2@host/db", "file:x.db", "sqlite"},
 		"SECRET":                 {"x", strings.Repeat("x", 31)},
 		"SECRET_FILE":            {"missing", dir, short, empty},
-		"TOKEN_DURATION":         {"", "0", "1", "-1h", "999ms", "1d", "1 h", "x", "9999999999h"},
+		"TOKEN_DURATION":         {"", "0", "1", "-1h", "999ms", "1d", "1 h", "x", "9999999999h", "87601h", "2562047h47m16s"},
 		"SHORT_CODE_LENGTH":      append(numbers, "3", "33"),
 		"MAX_MESSAGE_QUEUE_SIZE": append(numbers, "1000001"),
 		"MAX_MESSAGE_SIZE":       append(numbers, "1048577"),

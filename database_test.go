@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -42,12 +43,12 @@ func execSQL(t testing.TB, db *sql.DB, statements ...string) {
 	}
 }
 
-// files returns what is in a folder, but for locks.
+// files returns what is in a folder.
 func files(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasSuffix(path, "-lock") {
+		if err != nil || d.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(path)
@@ -106,10 +107,11 @@ func TestBadDatabases(t *testing.T) {
 		{"of another program", query("", "CREATE TABLE notes (id integer)", "INSERT INTO notes VALUES (1)"), "x.db", "another program"},
 		{"of another program, with a table schema_version", query("", "CREATE TABLE schema_version (v text)", "CREATE TABLE notes (id integer)"), "x.db", ""},
 		{"newer", query(string(good), "UPDATE schema_version SET version = 99"), "x.db", "newer version"},
-		{"without a version", query(string(good), "DELETE FROM schema_version"), "x.db", ""},
+		{"without a version", query(string(good), "DELETE FROM schema_version"), "x.db", "damaged"},
 		{"no folder", func(string) {}, "missing/x.db", "folder"},
 		{"below a file", write("x"), "x.db/y.db", ""},
-		{"a folder", func(path string) { _ = os.Mkdir(path, 0o700) }, "x.db", ""},
+		{"a folder", func(path string) { _ = os.Mkdir(path, 0o700) }, "x.db", "not a file"},
+		{"a version that is a text", query(string(good), "UPDATE schema_version SET version = 'x'"), "x.db", "damaged"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -158,6 +160,15 @@ func TestDatabaseWithoutPermission(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustRun(t, full, testPassword, "user", "add", "ann")
+	// Of this one only the file is read-only: SQLite opens it, and fails at the first write.
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, open, testPassword, "user", "add", "ann")
+	if err := errors.Join(os.Chmod(open, 0o777), os.Chmod(filepath.Join(open, "grpcchatter.db"), 0o444)); err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range []string{dir, filepath.Dir(dir), full} {
 		if err := os.Chmod(path, 0o555); err != nil {
 			t.Fatal(err)
@@ -167,7 +178,7 @@ func TestDatabaseWithoutPermission(t *testing.T) {
 	if err := os.Chmod(filepath.Join(full, "grpcchatter.db"), 0o444); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{filepath.Join(full, "grpcchatter.db"), filepath.Join(dir, "new.db")} {
+	for _, path := range []string{filepath.Join(full, "grpcchatter.db"), filepath.Join(open, "grpcchatter.db"), filepath.Join(dir, "new.db")} {
 		cmd := program(t, dir, "serve", "--listen-addr=127.0.0.1:0", "--database-url=sqlite:"+path)
 		cmd.Path = exe
 		if os.Geteuid() == 0 {
@@ -206,6 +217,14 @@ func TestSecondServer(t *testing.T) {
 	startServer(t, "--database-url=sqlite:"+link)
 	status, out, errOut := runProgram(t, p.dir, nil, "", "serve", "--listen-addr=127.0.0.1:0", "--database-url=sqlite:"+target)
 	wantFailure(t, status, out, errOut, "another server")
+
+	// SQLite would take two hard links for two databases.
+	hard := filepath.Join(p.dir, "hard.db")
+	if err := os.Link(p.database(), hard); err != nil {
+		t.Fatal(err)
+	}
+	status, out, errOut = runProgram(t, p.dir, nil, "", "serve", "--listen-addr=127.0.0.1:0", "--database-url=sqlite:"+hard)
+	wantFailure(t, status, out, errOut, "hard link")
 
 	dir := t.TempDir()
 	var both []*runningProgram

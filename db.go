@@ -73,41 +73,48 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 		}
 	}()
 
-	if !o.Create {
-		_, err = os.Stat(path)
-	} else {
-		err = createPrivate(path)
+	if o.Create {
+		if err := createPrivate(path); err != nil {
+			return nil, err
+		}
 	}
+	// The lock is one for all links to the file, which is there now.
+	file, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
 	}
-	// The lock is one for all names of the file, which is there now.
-	if path, err = filepath.EvalSymlinks(path); err != nil {
+	path, s.path = file, file
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	s.path = path
-	if o.Exclusive {
-		if err := s.takeLock(ctx); err != nil {
-			return nil, err
-		}
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is not a file")
+	case o.Exclusive && hardLinks(info) > 1: // https://www.sqlite.org/howtocorrupt.html, section 2.5
+		return nil, errors.New("the file has another name too (a hard link), under which a second server could destroy it: make a copy instead")
 	}
 	dsn := func(more string) string {
 		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?_time_format=sqlite&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)" + more
 	}
 	// First as it is: another program's database must not become one with a WAL.
-	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate")); err != nil {
+	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
 		return nil, err
+	}
+	s.w.SetMaxOpenConns(1)
+	if _, err := inspect(ctx, s.w); err != nil {
+		return nil, err
+	}
+	if o.Exclusive {
+		if err := s.takeLock(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.migrate(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.w.Close(); err != nil {
+	if err := s.useWAL(ctx); err != nil {
 		return nil, err
 	}
-	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
-		return nil, err
-	}
-	s.w.SetMaxOpenConns(1)
 	if s.r, err = sql.Open("sqlite", dsn("&mode=ro&_pragma=query_only(1)")); err != nil {
 		return nil, err
 	}
@@ -178,30 +185,55 @@ func (s *store) ping(ctx context.Context) error {
 
 func (s *store) migrate(ctx context.Context) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		var tables, ours int
-		err := tx.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'schema_version') FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
-		switch {
-		case err != nil:
+		version, err := inspect(ctx, tx)
+		if err != nil {
 			return err
-		case tables == 0:
-			_, err := tx.ExecContext(ctx, strings.NewReplacer(
+		}
+		if version == 0 {
+			_, err = tx.ExecContext(ctx, strings.NewReplacer(
 				"{identity}", "integer PRIMARY KEY AUTOINCREMENT",
 				"{timestamp}", "timestamp",
 				"{clustered}", "WITHOUT ROWID",
 			).Replace(schemaSQL))
 			return err
-		case ours == 0:
-			return errors.New("it is the database of another program")
 		}
-		var version int
-		if err := tx.QueryRowContext(ctx, `SELECT version FROM schema_version`).Scan(&version); err != nil {
+		// SQLite opens what it may not write too, and says so at the first write only: this one.
+		_, err = tx.ExecContext(ctx, `UPDATE schema_version SET version = $1`, schemaVersion)
+		return err
+	})
+}
+
+// inspect returns the version of a database's schema, 0 if the database is empty, or an error if it is not one for
+// this program.
+func inspect(ctx context.Context, db interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}) (version int, err error) {
+	var tables, ours int
+	err = db.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'schema_version') FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
+	switch {
+	case err != nil || tables == 0:
+		return 0, err
+	case ours == 0:
+		return 0, errors.New("it is the database of another program")
+	}
+	err = db.QueryRowContext(ctx, `SELECT version FROM schema_version WHERE typeof(version) = 'integer' AND version > 0`).Scan(&version)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return 0, errors.New("its table schema_version holds no version: it is damaged")
+	case err == nil && version > schemaVersion:
+		err = fmt.Errorf("it was made by a newer version of grpcchatter (its schema is %d, this program knows %d): update the program", version, schemaVersion)
+	}
+	return version, err
+}
+
+// useWAL turns the write-ahead log on, which stays so. SQLite does not wait here for others who do it too.
+func (s *store) useWAL(ctx context.Context) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := s.w.ExecContext(ctx, `PRAGMA journal_mode = WAL`)
+		if !isSQLite(err, sqlite3.SQLITE_BUSY) || time.Now().After(end) {
 			return err
 		}
-		if version > schemaVersion {
-			return fmt.Errorf("it was made by a newer version of grpcchatter (its schema is %d, this program knows %d): update the program", version, schemaVersion)
-		}
-		return nil
-	})
+	}
 }
 
 // write runs fn in a transaction of the one writer. Once begun it goes through even if ctx ends: fn gets a
@@ -259,11 +291,11 @@ func dbError(err error) error {
 		return errNotFound
 	case isSQLite(err, sqlite3.SQLITE_CONSTRAINT):
 		kind = errConflict
-	case isSQLite(err, sqlite3.SQLITE_FULL):
+	case isSQLite(err, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
 		kind = errDiskFull
 	case isSQLite(err, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
 		kind = errBroken
-	case isSQLite(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN), errors.Is(err, sql.ErrConnDone):
+	case isSQLite(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY), errors.Is(err, sql.ErrConnDone):
 		kind = errUnavailable
 	default:
 		return err
@@ -280,6 +312,8 @@ func describe(err error) error {
 		return errors.New("no permission to write to it or to its folder")
 	case errors.Is(err, os.ErrNotExist):
 		return errors.New("there is none, or not even its folder")
+	case errors.Is(dbError(err), errDiskFull):
+		return errDiskFull
 	case isSQLite(err, sqlite3.SQLITE_CANTOPEN):
 		return errors.New("it, or a file beside it, cannot be opened")
 	case isSQLite(err, sqlite3.SQLITE_BUSY):

@@ -108,7 +108,7 @@ func TestDeletedInBatch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := h.enter(ctx, r.ID, u.ID, u.Name, 0, false)
+		s, err := h.enter(ctx, r.ID, u, 0, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"syscall"
 	"time"
 
 	"github.com/soheilhy/cmux"
+	"golang.org/x/net/http2"
+	"google.golang.org/grpc/credentials"
 )
 
 const (
@@ -39,6 +42,27 @@ func listen(key, addr string) (*listener, error) {
 	// before the match (cmux #64).
 	return &listener{Listener: root, mux: m, grpc: m.Match(cmux.HTTP2()), http: m.Match(cmux.Any())}, nil
 }
+
+// plainCredentials takes each connection out of cmux, which has read its HTTP/2 preface: cmux would keep a buffer,
+// and hide what grpc-go can do with a TCP connection.
+type plainCredentials struct {
+	credentials.TransportCredentials
+}
+
+func (p plainCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if muxed, ok := c.(*cmux.MuxConn); ok {
+		if tcp, ok := muxed.Conn.(*net.TCPConn); ok {
+			preface := make([]byte, len(http2.ClientPreface))
+			if _, err := io.ReadFull(muxed, preface); err != nil {
+				return nil, nil, err
+			}
+			c = newReadyConn(tcp, preface)
+		}
+	}
+	return p.TransportCredentials.ServerHandshake(c)
+}
+
+func (p plainCredentials) Clone() credentials.TransportCredentials { return p }
 
 // url is the address as a person types it.
 func (l *listener) url() string {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/grpcchatter/grpcchatter/pb"
 )
 
 // enough is more than what a test of this file may take of the server's memory, the race detector's part
@@ -26,11 +28,11 @@ func TestRejectedTakesNoMemory(t *testing.T) {
 	before := residentMemory(t, r.cmd.Process.Pid)
 	s := openRaw(t, r.dial(), bearerHeader(r.tokens["mallory"]), current+"Chat")
 	s.send()
-	id := strings.Repeat("i", 512<<10)
+	id := strings.Repeat("i", maxRequest-8)
 	var sent atomic.Int32
 	var sender sync.WaitGroup
 	sender.Go(func() {
-		for sent.Load() < 600 && s.SendMsg(text(2, id)) == nil {
+		for sent.Load() < 2400 && s.SendMsg(text(2, id)) == nil {
 			sent.Add(1)
 		}
 	})
@@ -41,12 +43,12 @@ func TestRejectedTakesNoMemory(t *testing.T) {
 	case <-time.After(10 * time.Second): // the server makes its sender wait: well done
 	}
 	if after := residentMemory(t, r.cmd.Process.Pid); after-before > enough {
-		t.Errorf("after %d rejected messages of 512 KiB, none of them read, the server has %d MiB more", sent.Load(), (after-before)>>20)
+		t.Errorf("after %d rejected messages of 128 KiB, none of them read, the server has %d MiB more", sent.Load(), (after-before)>>20)
 	}
 }
 
-// Requests that never end cannot fill the server's memory: who has no token is refused before its request is
-// read, and of one connection only maxReading requests are read at once (promise 5; promise 7).
+// The requests of one connection that never end cannot fill the server's memory: it has maxStreams, of maxRequest
+// and a message each, and who has no token is refused before its request is read (promise 5; promise 7).
 func TestUnfinishedRequestsTakeNoMemory(t *testing.T) {
 	t.Parallel()
 	// As long as is allowed, and one byte longer, but for the last two bytes.
@@ -57,7 +59,7 @@ func TestUnfinishedRequestsTakeNoMemory(t *testing.T) {
 		token  bool
 	}{
 		{current + "CreateChatRoom", longest, false},
-		{current + "CreateChatRoom", longest, true},
+		{current + "Chat", longest, true},
 		{original + "Chat", tooLong, false},
 		{"/grpc.health.v1.Health/Check", longest, false},
 		{"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", longest, false},
@@ -66,7 +68,7 @@ func TestUnfinishedRequestsTakeNoMemory(t *testing.T) {
 			p := startServer(t)
 			var token []string
 			if test.token {
-				token = []string{"authorization", "Bearer " + p.login("mallory")}
+				token = []string{"authorization", "Bearer " + joinedToken(t, p)}
 			}
 			before := residentMemory(t, p.cmd.Process.Pid)
 			c := dialHTTP2(t, p.addr)
@@ -92,6 +94,12 @@ func TestUnfinishedRequestsTakeNoMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// joinedToken returns a room token.
+func joinedToken(t testing.TB, p *serverProcess) string {
+	api, token := pb.NewGRPCChatterClient(p.dial()), p.login("mallory")
+	return joinRoom(t, api, token, createRoom(t, api, token))
 }
 
 // unfinished is all but the last two bytes of a message of n bytes.
@@ -173,7 +181,7 @@ func TestEventsTakeNoMemory(t *testing.T) {
 	t.Parallel()
 	for _, messages := range []int{0, 1} {
 		h := newHub(255, func(context.Context, int64) (uint64, error) { return 0, nil })
-		s, err := h.enter(t.Context(), 1, 1, "ann", 0, false)
+		s, err := h.enter(t.Context(), 1, user{ID: 1, Name: "ann"}, 0, false)
 		if err != nil {
 			t.Fatal(err)
 		}

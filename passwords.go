@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/bcrypt"
@@ -150,6 +151,8 @@ func checkNewPassword(name, password string) error {
 	switch {
 	case len(password) < minPassword || len(password) > maxPassword:
 		return invalid("password", fmt.Sprintf("A password has %d to %d bytes.", minPassword, maxPassword))
+	case !utf8.ValidString(password):
+		return invalid("password", "The password is not UTF-8.")
 	case strings.EqualFold(name, password):
 		return invalid("password", "The password must not be the user name.")
 	}

@@ -10,8 +10,11 @@ import (
 	"net"
 	"net/http"
 	"path"
+	"strconv"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -99,7 +102,8 @@ type nameAndPassword struct {
 
 func readNameAndPassword(r *http.Request) (c nameAndPassword, err error) {
 	b, err := io.ReadAll(r.Body)
-	if err == nil && utf8.Valid(b) { // Go would put U+FFFD for what is not, and make different passwords the same
+	// Go would put U+FFFD for what is no text, and so make different passwords the same.
+	if err == nil && utf8.Valid(b) && !hasLoneSurrogate(b) {
 		if err = json.Unmarshal(b, &c); err == nil {
 			return c, nil
 		}
@@ -113,6 +117,30 @@ func readNameAndPassword(r *http.Request) (c nameAndPassword, err error) {
 		return c, invalid(wrongType.Field, fmt.Sprintf("The field %s has to be a string.", wrongType.Field))
 	}
 	return c, errInvalidJSON
+}
+
+// hasLoneSurrogate tells whether JSON has an escape from \uD800 to \uDFFF that is not half of a pair.
+func hasLoneSurrogate(b []byte) bool {
+	escape := func(i int) rune { // at b[i:]; 0 if there is none
+		if i+6 > len(b) || b[i] != '\\' || b[i+1] != 'u' {
+			return 0
+		}
+		n, _ := strconv.ParseUint(string(b[i+2:i+6]), 16, 16)
+		return rune(n)
+	}
+	for i := 0; i < len(b); i++ {
+		if b[i] != '\\' {
+			continue
+		}
+		if r := escape(i); utf16.IsSurrogate(r) {
+			if utf16.DecodeRune(r, escape(i+6)) == unicode.ReplacementChar {
+				return true
+			}
+			i += 6
+		}
+		i++ // what is escaped
+	}
+	return false
 }
 
 // account is a user in an answer.

@@ -249,6 +249,19 @@ func TestRegisterRules(t *testing.T) {
 			t.Errorf("%s: %d %v, want 400 INVALID_FIELD on the %s", what, status, answer, word)
 		}
 	}
+	// What is no text would be stored as U+FFFD, and be the same as any other.
+	for _, password := range []string{`\ud800\ud800\ud800`, `password\udfff`, `\udc00\ud800`, `\\\ud800\\ud800`, "\xff\xff\xff\xff\xff\xff\xff\xff"} {
+		status, _, answer, err := post(p.addr, "/register", `{"user_name":"lone","password":"`+password+`"}`)
+		if status != 400 || answer["code"] != "INVALID_JSON" {
+			t.Errorf("%q: %d %v %v, want 400 INVALID_JSON", password, status, answer, err)
+		}
+	}
+	for i, password := range []string{`\ud83d\ude00\uD83D\uDE00`, `\\ud800\\ud800`, `\ufffd\ufffd\ufffd`} {
+		status, _, answer, err := post(p.addr, "/register", fmt.Sprintf(`{"user_name":"pair%d","password":"%s"}`, i, password))
+		if status != 200 {
+			t.Errorf("%q: %d %v %v, want 200", password, status, answer, err)
+		}
+	}
 	// The 73rd byte counts.
 	if status, _, _, err := post(p.addr, "/login", credentialsJSON("p7", strings.Repeat("x", 72)+"y")); status != 401 {
 		t.Errorf("73 bytes, the last one wrong: %d %v, want 401", status, err)

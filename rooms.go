@@ -133,13 +133,13 @@ func (h *hub) all() []*room {
 
 // enter opens a session: a cursor behind seq. The user is present from now on until leave. With noEcho set,
 // the session is to know its own messages.
-func (h *hub) enter(ctx context.Context, roomID, userID int64, userName string, seq uint64, noEcho bool) (*session, error) {
+func (h *hub) enter(ctx context.Context, roomID int64, u user, seq uint64, noEcho bool) (*session, error) {
 	r, err := h.acquire(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
 	s := &session{
-		room: r, userID: userID, userName: userName, seq: seq,
+		room: r, userID: u.ID, userName: u.Name, userVersion: u.Version, seq: seq,
 		done:  make(chan struct{}),
 		slots: make(chan struct{}, maxInFlight),
 	}
@@ -156,7 +156,7 @@ func (h *hub) enter(ctx context.Context, roomID, userID int64, userName string, 
 	// A seq that is still to come is no position: who claims it would miss what comes before it.
 	s.seq = min(seq, r.last)
 	r.sessions[s] = struct{}{}
-	p := r.arrive(userID, userName)
+	p := r.arrive(u.ID, u.Name)
 	if p.grace != nil && p.grace.Stop() {
 		p.grace = nil
 		defer h.release(r)
@@ -287,10 +287,10 @@ func (r *room) close(err error) {
 	}
 }
 
-// endUser ends all sessions of a user.
-func (h *hub) endUser(userID int64, err error) {
+// endUser ends the sessions of a user that began with an older version of the account.
+func (h *hub) endUser(userID, version int64, err error) {
 	h.eachSession(func(s *session) {
-		if s.userID == userID {
+		if s.userID == userID && s.userVersion < version {
 			s.end(err)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -36,8 +37,9 @@ const (
 	// maxStreams is how many streams one connection may have.
 	maxStreams = 1000
 	// maxRequest is how large a gRPC request may be in bytes, beside MAX_MESSAGE_SIZE. What is larger ends its
-	// stream with RESOURCE_EXHAUSTED.
-	maxRequest = 1 << 20
+	// stream with RESOURCE_EXHAUSTED: grpc-go lets a peer send all that it has announced, and keeps it until its
+	// end has come, so this and maxStreams bound the memory that a connection can take.
+	maxRequest = 128 << 10
 )
 
 // server is a running server's parts, in the order in which they are made.
@@ -111,7 +113,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	s.rest = &restServer{store: s.store, auth: auth, passwords: passwords, limits: limits, log: log, registrationOpen: cfg.RegistrationOpen}
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
-		grpc.Creds(peerCredentials{}),
+		grpc.Creds(plainCredentials{insecure.NewCredentials()}),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(auth.unary),
 		grpc.StreamInterceptor(auth.stream),
@@ -120,7 +122,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(sniffTimeout),
 		grpc.SharedWriteBuffer(true),
-		grpc.ReadBufferSize(4<<10),
+		grpc.ReadBufferSize(readBuffer),
 		// Windows that grow with the bandwidth (to 16 MiB) would be memory that a stream can fill unread.
 		grpc.StaticStreamWindowSize(64<<10),
 		grpc.StaticConnWindowSize(1<<20),
@@ -259,7 +261,7 @@ func (s *server) watchUsers(ctx context.Context) {
 		}
 		failing = err != nil
 		for _, u := range users {
-			s.hub.endUser(u.ID, errTokenInvalid)
+			s.hub.endUser(u.ID, u.Version, errTokenInvalid)
 			version = u.Version
 		}
 		select {

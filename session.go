@@ -13,11 +13,12 @@ const maxInFlight = 1024
 // session is one open stream: a cursor into its room. Its methods are safe for concurrent use, except that
 // take and answers belong to the one goroutine that sends on the stream.
 type session struct {
-	room     *room
-	userID   int64
-	userName string
-	done     chan struct{} // closed by end
-	slots    chan struct{} // one for each message in flight
+	room        *room
+	userID      int64
+	userName    string
+	userVersion int64
+	done        chan struct{} // closed by end
+	slots       chan struct{} // one for each message in flight
 
 	writer atomic.Int32 // a state
 	spawn  func(func()) // set by start, as write is

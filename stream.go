@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,13 +49,12 @@ func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error { return s.chat(ss
 // writer is blocked; both return soon after it. There is a writer only while there is something to send.
 func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	ctx := ss.Context()
-	c := callerOf(ctx)
 	st := &stream{ServerStream: ss, server: s, original: original}
 	first := make(chan chatRequest, 1)
 	opened := make(chan struct{})
 	s.readers.Go(func() { st.read(first, opened) })
 
-	seq := c.room.Seq
+	seq := callerOf(ctx).room.Seq
 	if !original {
 		timeout := time.NewTimer(openTimeout)
 		defer timeout.Stop()
@@ -74,18 +74,17 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 			return ctx.Err()
 		}
 	}
-	session, err := s.hub.enter(ctx, c.room.RoomID, c.user.ID, c.user.Name, seq, original)
-	if errors.Is(err, errNotFound) {
-		return errRoomDeleted
-	} else if err != nil {
-		return err
+	var session *session
+	var err error
+	aside(func() {
+		if session, err = s.open(ctx, seq, original); err == nil {
+			err = ss.SendHeader(nil) // tells the client that the session is open
+		}
+	})
+	if session != nil {
+		defer session.leave()
 	}
-	defer session.leave()
-	// Again, now that whoever changes the account or deletes the room finds the session.
-	if err := s.auth.unchanged(ctx, c.user); err != nil {
-		return err
-	}
-	if err := ss.SendHeader(nil); err != nil { // tells the client that the session is open
+	if err != nil {
 		return err
 	}
 	st.session = session
@@ -97,6 +96,23 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// open opens a session behind seq for the caller.
+func (s *chatServer) open(ctx context.Context, seq uint64, original bool) (*session, error) {
+	c := callerOf(ctx)
+	session, err := s.hub.enter(ctx, c.room.RoomID, c.user, seq, original)
+	if errors.Is(err, errNotFound) {
+		return nil, errRoomDeleted
+	} else if err != nil {
+		return nil, err
+	}
+	// Again, now that whoever changes the account or deletes the room finds the session.
+	if err := s.auth.unchanged(ctx, c.user); err != nil {
+		session.leave()
+		return nil, err
+	}
+	return session, nil
 }
 
 // read receives until the stream ends. The first request of a client that does not speak the original's

@@ -39,6 +39,7 @@ type options struct {
 	crowd    int
 	dir      string
 	binary   string
+	servers  []string // empty: all
 }
 
 func run(ctx context.Context) error {
@@ -51,6 +52,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.idle, "idle", 2_000, "connections of the workload idle")
 	flag.IntVar(&o.crowd, "crowd", 5_000, "members of the workload crowd")
 	flag.StringVar(&o.binary, "binary", "", "grpcchatter to measure (default: built from ..)")
+	servers := flag.String("servers", "", "servers to run, by comma: grpcchatter, bare, nats, jetstream (default: all that a workload has)")
 	flag.Parse()
 
 	if *list {
@@ -59,7 +61,9 @@ func run(ctx context.Context) error {
 		}
 		return nil
 	}
-	names := strings.FieldsFunc(*only, func(r rune) bool { return r == ',' })
+	byComma := func(r rune) bool { return r == ',' }
+	o.servers = strings.FieldsFunc(*servers, byComma)
+	names := strings.FieldsFunc(*only, byComma)
 	for _, n := range names {
 		if !slices.ContainsFunc(workloads, func(w workload) bool { return w.name == n }) {
 			return fmt.Errorf("-only: there is no workload %q; -list lists them", n)
@@ -145,6 +149,10 @@ func (b *bencher) alternate(ctx context.Context, kinds []string, fn func(kind st
 		for _, kind := range kinds {
 			if err := ctx.Err(); err != nil {
 				return nil, errors.New("interrupted")
+			}
+			server, _, _ := strings.Cut(kind, " ")
+			if len(b.servers) > 0 && !slices.Contains(b.servers, server) {
+				continue
 			}
 			f, err := fn(kind)
 			if err != nil {

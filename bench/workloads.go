@@ -85,6 +85,9 @@ const (
 // compare makes a row of a figure of grpcchatter's and a peer's. A bound is on their ratio.
 func compare(work, figure string, s map[string]samples, name, peer string, bound bound, limit float64) row {
 	ours, theirs := s["grpcchatter"].median(name), s[peer].median(name)
+	if theirs == 0 { // not run
+		return row{work: work, figure: figure, ours: number(ours)}
+	}
 	r := row{work: work, figure: figure, ours: number(ours), peer: peer + " " + number(theirs), ratio: fmt.Sprintf("%.2f", ours/theirs)}
 	return r.bounded(bound, ours/theirs, limit, fmt.Sprintf("%.2g × %s", limit, peer))
 }

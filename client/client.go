@@ -45,6 +45,9 @@ const (
 	pingAfter   = 20 * time.Second
 	pingTimeout = 10 * time.Second
 
+	// maxRooms leaves some of the 1000 streams that the server allows on a connection to other calls.
+	maxRooms = 900
+
 	// leaveTimeout is how long Disconnect waits for what it has stopped. It promises to return in a second.
 	leaveTimeout = 900 * time.Millisecond
 
@@ -131,6 +134,9 @@ func dialOptions(a address, cfg *tls.Config) []grpc.DialOption {
 // with an empty password can be joined with the short code alone. It returns ErrInvalidField or
 // ErrNotLoggedIn.
 func (c *Client) CreateChatRoom(ctx context.Context, roomName, roomPassword string) (shortCode string, err error) {
+	if err := checkText(roomName, roomPassword); err != nil {
+		return "", wrap("create chat room", err)
+	}
 	err = c.userCall(ctx, "create chat room", func(ctx context.Context) error {
 		resp, err := c.rpc.CreateChatRoom(ctx, &pb.CreateChatRoomRequest{RoomName: roomName, RoomPassword: roomPassword})
 		shortCode = resp.GetShortCode()
@@ -142,6 +148,9 @@ func (c *Client) CreateChatRoom(ctx context.Context, roomName, roomPassword stri
 // DeleteChatRoom deletes a room with all its messages. Rooms that are open on it end with ErrRoomDeleted.
 // It returns ErrRoomNotFound, ErrNotOwner, or ErrNotLoggedIn.
 func (c *Client) DeleteChatRoom(ctx context.Context, shortCode string) error {
+	if err := checkText(shortCode); err != nil {
+		return wrap("delete chat room", err)
+	}
 	return c.userCall(ctx, "delete chat room", func(ctx context.Context) error {
 		_, err := c.rpc.DeleteChatRoom(ctx, &pb.DeleteChatRoomRequest{ShortCode: shortCode})
 		return err

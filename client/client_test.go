@@ -103,6 +103,14 @@ func TestRegisterAndLogin(t *testing.T) {
 	if e, ok := errors.AsType[*client.Error](err); !ok || !errors.Is(err, client.ErrInvalidField) || e.Code != "INVALID_FIELD" || e.Message == "" {
 		t.Errorf("a short name: %v", err)
 	}
+	// JSON would make one of all that is not UTF-8, and a protobuf message cannot have it.
+	bad := "\xff\xff\xff\xff\xff\xff\xff\xff"
+	_, err = c.Register(ctx, "bad", bad)
+	for _, err := range []error{err, c.Login(ctx, "ann", bad)} {
+		if !errors.Is(err, client.ErrInvalidField) {
+			t.Errorf("a password that is not UTF-8: %v", err)
+		}
+	}
 	for _, name := range []string{"ann", "nobody"} {
 		if err := c.Login(ctx, name, "wrong password"); !errors.Is(err, client.ErrInvalidCredentials) {
 			t.Errorf("a wrong password of %s: %v", name, err)

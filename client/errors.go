@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -16,6 +17,8 @@ var (
 	ErrClosed = errors.New("client: disconnected")
 	// ErrNotLoggedIn: the call needs a Login before it.
 	ErrNotLoggedIn = errors.New("client: not logged in")
+	// ErrTooManyRooms: the Client has as many Rooms as one connection can carry; another Client has its own.
+	ErrTooManyRooms = errors.New("client: too many rooms")
 	// ErrRejected: the server refused this one message, for it broke a rule. The room goes on.
 	ErrRejected = errors.New("client: message rejected")
 	// ErrUnavailable: the server could not be reached, or cannot serve now. Trying again later may help.
@@ -154,4 +157,14 @@ func fromStatus(err error) error {
 		}
 	}
 	return e
+}
+
+// checkText returns an ErrInvalidField if one of texts is not UTF-8: no request can carry it.
+func checkText(texts ...string) error {
+	for _, t := range texts {
+		if !utf8.ValidString(t) {
+			return &Error{Code: "INVALID_FIELD", Message: "a name, code or password is not UTF-8"}
+		}
+	}
+	return nil
 }

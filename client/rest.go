@@ -43,13 +43,16 @@ func newHTTPClient(cfg *tls.Config) *http.Client {
 }
 
 // post sends in as JSON to a REST route, and reads the answer into out.
-func (c *Client) post(ctx context.Context, path string, in, out any) error {
+func (c *Client) post(ctx context.Context, path string, in account, out any) error {
+	if err := checkText(in.UserName, in.Password); err != nil { // JSON would change it
+		return err
+	}
 	ctx, cancel := c.callContext(ctx, c.ctx)
 	defer cancel()
 	return callError(ctx, c.exchange(ctx, path, in, out))
 }
 
-func (c *Client) exchange(ctx context.Context, path string, in, out any) error {
+func (c *Client) exchange(ctx context.Context, path string, in account, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err

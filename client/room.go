@@ -44,8 +44,9 @@ type Room struct {
 
 // JoinChatRoom makes the user a member of a room, enters it, and returns it: from now on the user is present.
 // A member needs no room password. The same room may be joined several times; each Room receives every message.
+// A Client has up to 900 Rooms at a time, for they share a connection, on which the server allows 1000 streams.
 //
-// It does not try again: it returns ErrRoomAccessDenied, ErrUnavailable, ErrNotLoggedIn, or what else the
+// It does not try again: it returns ErrRoomAccessDenied, ErrUnavailable, ErrNotLoggedIn, ErrTooManyRooms, or what else the
 // server answers. Once it has returned a Room, ctx no longer matters. The caller ends the Room with Disconnect.
 func (c *Client) JoinChatRoom(ctx context.Context, shortCode, roomPassword string, opts ...JoinOption) (*Room, error) {
 	ctx, cancel := c.callContext(ctx, c.ctx)
@@ -106,6 +107,9 @@ func (c *Client) newRoom(ctx context.Context, shortCode, roomPassword string, op
 
 // join returns a room token.
 func (c *Client) join(ctx, owner context.Context, s *session, shortCode, password string) (value string, err error) {
+	if err := checkText(shortCode, password); err != nil {
+		return "", err
+	}
 	err = c.unary(ctx, owner, s.token, func(ctx context.Context) error {
 		resp, err := c.rpc.JoinChatRoom(ctx, &pb.JoinChatRoomRequest{ShortCode: shortCode, RoomPassword: password})
 		value = resp.GetToken()
@@ -120,6 +124,9 @@ func (c *Client) add(r *Room) error {
 	defer c.mu.Unlock()
 	if c.ctx.Err() != nil {
 		return ErrClosed
+	}
+	if len(c.rooms) == maxRooms {
+		return ErrTooManyRooms
 	}
 	c.rooms[r] = struct{}{}
 	return nil

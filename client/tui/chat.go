@@ -3,7 +3,6 @@ package tui
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -162,8 +161,7 @@ func (ch *chat) run(ctx context.Context) error {
 		case <-ch.leaving:
 			return ch.leftBehind()
 		case <-ctx.Done():
-			ch.leftBehind()
-			return errLeave
+			return ch.leftBehind()
 		}
 	}
 }
@@ -216,13 +214,10 @@ func (ch *chat) quit() {
 
 // leftBehind shows the messages that are given up, and returns an error if there are any.
 func (ch *chat) leftBehind() error {
-	if len(ch.unsent) == 0 {
-		return nil
-	}
 	for _, body := range ch.unsent {
 		ch.s.note("Perhaps not sent: %s", body)
 	}
-	return fmt.Errorf("%s had not been stored yet and may be lost", count(len(ch.unsent), "message"))
+	return givenUp(len(ch.unsent))
 }
 
 // leave ends the room, and waits for the goroutines of run, whose context is over.

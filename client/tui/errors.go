@@ -88,3 +88,18 @@ func (l *link) change(state client.ConnState) string {
 	}
 	return ""
 }
+
+// unconfirmedError is that messages were given up before the server had confirmed them.
+type unconfirmedError struct{ messages int }
+
+func (e *unconfirmedError) Error() string {
+	return count(e.messages, "message") + " had not been stored yet and may be lost"
+}
+
+// givenUp returns an error if messages is not 0.
+func givenUp(messages int) error {
+	if messages == 0 {
+		return nil
+	}
+	return &unconfirmedError{messages}
+}

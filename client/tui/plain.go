@@ -100,8 +100,14 @@ func (p *plain) chat(ctx context.Context) error {
 	go func() { received <- p.receive(ctx) }()
 	select {
 	case err := <-received:
+		if ctx.Err() != nil {
+			return <-sent
+		}
 		return err
 	case err := <-sent:
+		if ctx.Err() != nil {
+			return err
+		}
 		select {
 		case <-p.said.reached:
 			cancel()

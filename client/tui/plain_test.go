@@ -157,6 +157,31 @@ func TestPlainServerKilled(t *testing.T) {
 	}
 }
 
+// Who ends a bot while the server is away is told which lines the server has not confirmed.
+func TestPlainInterrupted(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	alice := startBot(t, s, "--user", "alice", "--room", code)
+	alice.say("one\n")
+	alice.out.await(t, "one\n")
+	s.kill()
+	alice.err.await(t, "away\n")
+	alice.say("two\nthree\n")
+	time.Sleep(300 * time.Millisecond) // until it has read them
+	alice.cmd.Process.Signal(syscall.SIGTERM)
+	if status := alice.end(); status != 1 {
+		t.Errorf("the status is %d", status)
+	}
+	for _, want := range []string{"line 2 was perhaps not sent\n", "line 3 was perhaps not sent\n", "2 messages had not been stored"} {
+		if !strings.Contains(alice.err.String(), want) {
+			t.Errorf("on stderr stands %q, without %q", alice.err, want)
+		}
+	}
+	if strings.Contains(alice.err.String(), "line 1") {
+		t.Errorf("on stderr stands %q, although line 1 was stored", alice.err)
+	}
+}
+
 // numbers are the lines that seq prints.
 func numbers(from, to int) string {
 	var b strings.Builder
@@ -175,7 +200,6 @@ func TestPlainWhatIsMissingOrWrong(t *testing.T) {
 		want  string
 	}{
 		{"no user, no room", nil, "give --user, --room or --create"},
-		{"room and create", []string{"--user", "alice", "--room", code, "--create", "x"}, "cannot both be given"},
 		{"wrong password", []string{"--user", "alice", "--room", code, "--password", "not that one"}, "wrong"},
 		{"no such room", []string{"--user", "alice", "--room", "nosuch"}, "no such room"},
 		{"name taken", []string{"--user", "alice", "--room", code, "--register"}, "taken"},

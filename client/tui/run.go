@@ -26,7 +26,7 @@ type Options struct {
 	Room, RoomPassword string
 	// Register makes the account first.
 	Register bool
-	// Create makes a room of this name, prints its short code, and joins it. It excludes Room.
+	// Create makes a room of this name, prints its short code, and joins it instead of Room.
 	Create string
 
 	// In, Out and Err are os.Stdin, os.Stdout and os.Stderr where they are nil. A Read from In that is
@@ -57,15 +57,13 @@ type Options struct {
 var ErrOutputClosed = errors.New("the output is closed")
 
 // Run chats until the person leaves, the input ends, the room is gone, or ctx is cancelled. It returns
-// nil after leaving and after a cancelled ctx. Every other error is a sentence for a person; in the line
-// protocol a message that was not sent is one. A terminal is given back as it was.
+// nil after leaving and after a cancelled ctx, unless there are messages that the server has not confirmed.
+// Every error is a sentence for a person; in the line protocol a message that was not sent is one. A terminal is given back as it was.
 func Run(ctx context.Context, o Options) error {
 	o.setDefaults()
-	if o.Room != "" && o.Create != "" {
-		return errors.New("a room to join (--room) and one to create (--create) cannot both be given")
-	}
 	err := o.run(ctx)
-	if err == nil || errors.Is(err, errLeave) || ctx.Err() != nil {
+	var unconfirmed *unconfirmedError
+	if err == nil || errors.Is(err, errLeave) || ctx.Err() != nil && !errors.As(err, &unconfirmed) {
 		return nil
 	}
 	return &failure{sentence(err), err}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -29,18 +30,24 @@ func (p *plain) send(ctx context.Context) error {
 		close(underWay)
 	}()
 	var last uint64
-	failed := 0
-	for s := range underWay {
+	failed, unconfirmed := 0, 0
+	for s := range take(ctx, underWay) {
 		seq, err := s.stored()
 		switch {
 		case err == nil:
 			last = max(last, seq)
+		case ctx.Err() != nil:
+			unconfirmed++
+			p.note.Printf("line %d was perhaps not sent", s.line)
 		case err == errLineTooLong, err == errLineNotUTF8, errors.Is(err, client.ErrRejected):
 			failed++
 			p.note.Printf("line %d was not sent: %s", s.line, sentence(err))
 		default:
 			return err
 		}
+	}
+	if ctx.Err() != nil {
+		return givenUp(unconfirmed)
 	}
 	p.said.end(last)
 	if err := <-ended; err != io.EOF {
@@ -50,6 +57,27 @@ func (p *plain) send(ctx context.Context) error {
 		return fmt.Errorf("%s could not be sent", count(failed, "line"))
 	}
 	return nil
+}
+
+// take ranges over what comes from underWay, until it is closed; once ctx has ended, over what is there.
+func take(ctx context.Context, underWay <-chan sending) iter.Seq[sending] {
+	return func(yield func(sending) bool) {
+		for {
+			var s sending
+			ok := false
+			select {
+			case s, ok = <-underWay:
+			case <-ctx.Done():
+				select {
+				case s, ok = <-underWay:
+				default:
+				}
+			}
+			if !ok || !yield(s) {
+				return
+			}
+		}
+	}
 }
 
 // queue reads the input and puts every line under way, until the input or ctx ends. It returns io.EOF at the

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"cmp"
+	"io"
+	"net"
+	"syscall"
+
+	"google.golang.org/grpc/mem"
+)
+
+// readBuffer is what grpc-go reads at once, in bytes. Only a connection that is being read has a buffer.
+const readBuffer = 32 << 10
+
+// readyConn is a connection that takes a buffer only when there is something to read into it. grpc-go does so by
+// itself on a bare *net.TCPConn, of which nothing has been read; it asks others for the method ReadOnReady. Only one
+// goroutine may read.
+type readyConn struct {
+	net.Conn
+	raw     syscall.RawConn
+	sniffed []byte // read already: it comes first
+
+	// Of one ReadOnReady.
+	pool mem.BufferPool
+	size int
+	buf  *[]byte
+	n    int
+	err  error
+	try  func(fd uintptr) bool // tryRead, made once
+}
+
+// newReadyConn returns c, of which sniffed has been read already.
+func newReadyConn(c *net.TCPConn, sniffed []byte) net.Conn {
+	raw, _ := c.SyscallConn() // fails for nil only
+	r := &readyConn{Conn: c, raw: raw, sniffed: sniffed}
+	r.try = r.tryRead
+	return r
+}
+
+func (c *readyConn) Read(b []byte) (int, error) {
+	if len(c.sniffed) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.sniffed)
+	c.sniffed = c.sniffed[n:]
+	return n, nil
+}
+
+// ReadOnReady waits for data and reads it into a buffer of size from pool, which is the caller's to give back.
+func (c *readyConn) ReadOnReady(size int, pool mem.BufferPool) (buf *[]byte, n int, err error) {
+	if len(c.sniffed) > 0 {
+		buf = pool.Get(size)
+		n, err = c.Read(*buf)
+		return buf, n, err
+	}
+	c.sniffed, c.pool, c.size = nil, pool, size
+	err = c.raw.Read(c.try)
+	buf, n, err = c.buf, c.n, cmp.Or(err, c.err)
+	c.pool, c.buf, c.n, c.err = nil, nil, 0, nil
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil && buf != nil {
+		pool.Put(buf)
+		return nil, 0, err
+	}
+	return buf, n, err
+}
+
+// tryRead returns false if there is nothing to read yet.
+func (c *readyConn) tryRead(fd uintptr) bool {
+	c.buf = c.pool.Get(c.size)
+	for {
+		n, err := syscall.Read(int(fd), *c.buf)
+		switch err {
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			c.pool.Put(c.buf)
+			c.buf = nil
+			return false
+		}
+		c.n, c.err = max(n, 0), err
+		return true
+	}
+}

@@ -167,6 +167,7 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 			return c, errTokenInvalid
 		}
 	}
+	u.Hash = "" // a stream keeps the rest for as long as it lives
 	return caller{user: u, room: cl.roomClaims}, nil
 }
 
@@ -271,18 +272,13 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(a.stopped, cancel)()
-	var authorized grpc.ServerStream = authorizedStream{ss, ctx}
-	if a.rules[info.FullMethod] == accessOpen {
-		authorized = openStream{authorized}
-	}
 	start := time.Now()
-	err = grpcError(a.log, handler(srv, authorized))
-	if a.stopped.Err() != nil && ss.Context().Err() == nil && status.Code(err) == codes.Canceled {
-		err = grpcError(a.log, errShuttingDown)
+	if a.rules[info.FullMethod] == accessOpen {
+		err = a.openStream(ctx, srv, ss, handler)
+	} else {
+		err = handler(srv, authorizedStream{ss, ctx})
 	}
+	err = grpcError(a.log, err)
 	a.logCall(ctx, info.FullMethod, start, err)
 	return err
 }
@@ -298,6 +294,18 @@ type authorizedStream struct {
 }
 
 func (s authorizedStream) Context() context.Context { return s.ctx }
+
+// openStream serves a stream that is not ours until the server stops.
+func (a *auth) openStream(ctx context.Context, srv any, ss grpc.ServerStream, handler grpc.StreamHandler) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.stopped, cancel)()
+	err := handler(srv, openStream{authorizedStream{ss, ctx}})
+	if a.stopped.Err() != nil && ss.Context().Err() == nil {
+		return errShuttingDown
+	}
+	return err
+}
 
 // openStream is a stream whose context's end ends the wait for a request.
 type openStream struct{ grpc.ServerStream }

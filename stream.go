@@ -57,9 +57,9 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	seq := callerOf(ctx).room.Seq
 	if !original {
 		timeout := time.NewTimer(openTimeout)
-		defer timeout.Stop()
 		select {
 		case req := <-first:
+			timeout.Stop()
 			switch {
 			case errors.Is(req.err, io.EOF):
 				return nil // it had nothing to say
@@ -70,6 +70,8 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 			}
 		case <-timeout.C:
 			return invalid("start", fmt.Sprintf("The first ChatRequest did not come within %d s.", openTimeout/time.Second))
+		case <-s.auth.stopped.Done():
+			return errShuttingDown
 		case <-ctx.Done():
 			return ctx.Err()
 		}

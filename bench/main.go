@@ -49,7 +49,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.runs, "runs", 5, "alternating runs of each server; the table has their medians")
 	flag.IntVar(&o.messages, "messages", 60_000, "messages of a fan-out run")
 	flag.IntVar(&o.stored, "stored", 10_000_000, "messages in the database of the workload stored")
-	flag.IntVar(&o.idle, "idle", 2_000, "connections of the workload idle")
+	flag.IntVar(&o.idle, "idle", 5_000, "connections of the workload idle")
 	flag.IntVar(&o.crowd, "crowd", 5_000, "members of the workload crowd")
 	flag.StringVar(&o.binary, "binary", "", "grpcchatter to measure (default: built from ..)")
 	servers := flag.String("servers", "", "servers to run, by comma: grpcchatter, bare, nats, jetstream (default: all that a workload has)")

@@ -164,6 +164,7 @@ func runUntilReady(t testing.TB, args ...string) (status int, stdout, stderr str
 // The first start says where the server is, where its data is and what to type next, soon; and so does every
 // later one.
 func TestFirstStart(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	fastest := time.Hour
 	dir := t.TempDir()
@@ -318,6 +319,7 @@ func TestUserCommands(t *testing.T) {
 
 // What is refused says why, names it, and changes nothing.
 func TestUserCommandErrors(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	p := startServer(t)
 	p.login("ann")

@@ -40,14 +40,14 @@ type settings struct {
 // dataSettings are those that commands beside the server need too.
 type dataSettings struct {
 	Config      kong.ConfigFlag `placeholder:"PATH" help:"File of lines KEY=VALUE; KEY is a name shown after a $ below. The environment and flags come before it."`
-	DatabaseURL string          `env:"DATABASE_URL" default:"sqlite:grpcchatter.db" placeholder:"URL" help:"Where the data is: sqlite:PATH."`
+	DatabaseURL string          `env:"DATABASE_URL" default:"sqlite:grpcchatter.db" placeholder:"URL" help:"Where the data is: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE."`
 }
 
 func (s dataSettings) check() error {
-	if path, ok := strings.CutPrefix(s.DatabaseURL, "sqlite:"); !ok || path == "" {
-		return errors.New("DATABASE_URL: want sqlite:PATH, such as sqlite:grpcchatter.db") // without the value: it may hold a password
+	if path, ok := strings.CutPrefix(s.DatabaseURL, "sqlite:"); ok && path != "" || isPostgres(s.DatabaseURL) {
+		return nil
 	}
-	return nil
+	return errors.New("DATABASE_URL: want sqlite:PATH, such as sqlite:grpcchatter.db, or postgres://USER:PASSWORD@HOST:PORT/DATABASE") // without the value: it may hold a password
 }
 
 // config is the configuration, checked.

@@ -323,6 +323,7 @@ func freePort(t testing.TB) string {
 // The original's configuration file works as it is, but for the kind of its database: configs/default_config.env
 // of the original, with other ports (design: "its configuration file works unchanged").
 func TestOriginalConfigFile(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	dir := t.TempDir()
 	restPort, grpcPort := freePort(t), freePort(t)

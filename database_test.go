@@ -64,6 +64,7 @@ func files(t testing.TB, dir string) map[string]string {
 // A database that cannot be used is refused by every command, with one line that names it and says why, and it
 // is left as it was (design: "Storage": "a newer one is refused with a clear error").
 func TestBadDatabases(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	made := filepath.Join(t.TempDir(), "made.db") // by this program
 	st, err := openStore(context.Background(), storeOptions{URL: "sqlite:" + made, Synchronous: "full", Create: true})
@@ -144,6 +145,7 @@ func sizes(files map[string]string) (s []string) {
 // A database or a folder without permission to write is refused (configuration: DATABASE_URL). Permissions do
 // not stop root, who runs the program as nobody here.
 func TestDatabaseWithoutPermission(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	dir := t.TempDir()
 	exe := filepath.Join(dir, "grpcchatter")
@@ -195,6 +197,7 @@ func TestDatabaseWithoutPermission(t *testing.T) {
 // Two servers on one file, by whatever name: the second one refuses to start, and the first one goes on; of two
 // at the very first start, one runs (design: "Two servers on one file: the second refuses to start").
 func TestSecondServer(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	p := startServer(t)
 	p.login("ann")
@@ -260,6 +263,7 @@ func TestSecondServer(t *testing.T) {
 // While another program keeps the database locked, writing is refused with advice to come again, reading goes
 // on, and nothing is confirmed that is not stored (error table: "database away").
 func TestDatabaseLocked(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	r := newChatRoom(t, nil, "alice")
 	conn := r.dial()
@@ -299,6 +303,7 @@ func TestDatabaseLocked(t *testing.T) {
 
 // The data is for its owner's eyes only, and holds no password in clear (design: "file mode 0600").
 func TestDatabaseIsPrivate(t *testing.T) {
+	onlySQLite(t)
 	t.Parallel()
 	const password, roomPassword = "a password to look for", "a room password to look for"
 	target := filepath.Join(t.TempDir(), "elsewhere.db")

@@ -1,20 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	_ "embed"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 //go:embed schema.sql
@@ -29,173 +25,120 @@ var (
 	errConflict    = errors.New("a unique or foreign key forbids it")
 	errDiskFull    = errors.New("the disk is full")
 	errUnavailable = errors.New("the database does not answer")
+	errLocked      = errors.New("another server is running on it")
 	// errBroken means that the database can no longer be trusted to keep what it confirms: the process has
 	// to end (https://www.sqlite.org/atomiccommit.html, section 9).
 	errBroken = errors.New("the database cannot be written reliably")
 )
 
-// store is all data, in one SQLite file. It is safe for concurrent use, except where a method says so.
+// store is all data, in a SQLite file or in PostgreSQL. It is safe for concurrent use, except where a method says
+// so.
 type store struct {
-	w    *sql.DB // one connection: SQLite has one writer
-	r    *sql.DB // read-only
-	path string
-	// lock and locked hold an exclusive transaction on a file beside the database for as long as a server
-	// runs on it.
-	lock   *sql.DB
-	locked *sql.Conn
+	engine
+	w, r  *sql.DB // for transactions, and for reading
+	place string  // where the data is, for a person
 	// broken is set when a write has met errBroken: no other is tried, for a later sync may claim to have
 	// written what an earlier one has lost. onBroken, set before the first write, is told.
 	broken   atomic.Bool
 	onBroken func(error)
-
-	insert, lookup batchStmts
 }
+
+// engine is what the two databases do differently.
+type engine interface {
+	// types are what stands for the words in braces of schema.sql, in turn.
+	types() []string
+	// state tells what a database holds, by the names of its tables.
+	state(ctx context.Context, q querier) (state, error)
+	// lockSchema and lockUsers let one transaction at a time make or adopt a schema, and change accounts.
+	lockSchema(context.Context, *sql.Tx) error
+	lockUsers(context.Context, *sql.Tx) error
+	// transact calls fn in a transaction. Once begun, it goes through even if ctx ends.
+	transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error
+	// addMessages and storedBefore are the store's.
+	addMessages(context.Context, []message) error
+	storedBefore(context.Context, []message) ([]message, error)
+	// kind returns which of our errors one of the driver's is, nil if none.
+	kind(error) error
+	// value is a value for a column; override and numbered complete an INSERT of rows with all their columns, whose
+	// parameters are question marks; lastID and setLastID are about the last number that a table has given.
+	value(columnKind, any) any
+	override() string
+	numbered(string) string
+	lastID(ctx context.Context, q querier, table string) (int64, error)
+	setLastID(ctx context.Context, tx *sql.Tx, table string, id int64) error
+	// describe puts what stops a database from being opened into words for a person.
+	describe(error) error
+	// close waits for running queries.
+	close() error
+}
+
+// querier is a *sql.DB or *sql.Tx.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// state is what a database holds.
+type state int
+
+const (
+	stateEmpty    state = iota // nothing in the way of our tables
+	stateOurs                  // our tables, of whatever version
+	stateOriginal              // those of the original project
+	stateForeign               // another program's
+)
 
 // storeOptions are how to open a store.
 type storeOptions struct {
-	URL         string // sqlite:PATH
-	Synchronous string // full or normal
+	URL         string // sqlite:PATH or postgres://…
+	Synchronous string // full or normal; of SQLite
 	Create      bool   // make a new database where there is none
 	Exclusive   bool   // as a server: only one process at a time
+	Bare        bool   // leave the schema as it is
+	Log         *slog.Logger
 }
 
 // openStore opens a database, of which the schema is made or checked.
 func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
-	path, err := filepath.Abs(strings.TrimPrefix(o.URL, "sqlite:"))
-	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	s := &store{}
+	open := openSQLite
+	if isPostgres(o.URL) {
+		open = openPostgres
 	}
-	s := &store{path: path}
-	defer func() {
-		if err != nil {
+	if err := open(ctx, s, o); err != nil {
+		if s.engine != nil {
+			err = s.describe(err)
 			_ = s.close()
-			err = fmt.Errorf("cannot open the database %s: %w", path, describe(err))
 		}
-	}()
-
-	if o.Create {
-		if err := createPrivate(path); err != nil {
-			return nil, err
-		}
+		return nil, fmt.Errorf("cannot open the database %s: %w", s.place, err)
 	}
-	// The lock is one for all links to the file, which is there now.
-	file, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return nil, err
-	}
-	path, s.path = file, file
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, errors.New("it is not a file")
-	case o.Exclusive && hardLinks(info) > 1: // https://www.sqlite.org/howtocorrupt.html, section 2.5
-		return nil, errors.New("the file has another name too (a hard link), under which a second server could destroy it: make a copy instead")
-	}
-	dsn := func(more string) string {
-		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?_time_format=sqlite&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)" + more
-	}
-	// First as it is: another program's database must not become one with a WAL.
-	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
-		return nil, err
-	}
-	s.w.SetMaxOpenConns(1)
-	if _, err := inspect(ctx, s.w); err != nil {
-		return nil, err
-	}
-	if o.Exclusive {
-		if err := s.takeLock(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.migrate(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.useWAL(ctx); err != nil {
-		return nil, err
-	}
-	if s.r, err = sql.Open("sqlite", dsn("&mode=ro&_pragma=query_only(1)")); err != nil {
-		return nil, err
-	}
-	s.r.SetMaxOpenConns(readers)
-	s.r.SetMaxIdleConns(readers)
-	return s, s.prepareBatches(ctx)
-}
-
-// readers is how many connections read at once; each has a page cache of about 2 MB.
-const readers = 8
-
-// createPrivate makes a file if there is none, for its mode's sake: SQLite gives -wal and -shm the same one.
-// It has to happen before SQLite opens the file: to close a descriptor later would drop SQLite's locks.
-func createPrivate(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // a link to what is not there yet
-	}
-	if err != nil {
-		return err
-	}
-	return f.Close()
-}
-
-// takeLock makes this the only server on the database. The lock goes with the process, however it ends.
-func (s *store) takeLock(ctx context.Context) error {
-	path := s.path + "-lock"
-	err := createPrivate(path)
-	if err != nil {
-		return err
-	}
-	s.lock, err = sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_pragma=busy_timeout(0)&_pragma=journal_mode(memory)")
-	if err != nil {
-		return err
-	}
-	s.locked, err = s.lock.Conn(ctx)
-	if err == nil {
-		_, err = s.locked.ExecContext(ctx, "BEGIN EXCLUSIVE")
-	}
-	if isSQLite(err, sqlite3.SQLITE_BUSY) {
-		return errors.New("another server is running on it")
-	}
-	return err
-}
-
-// close waits for running queries.
-func (s *store) close() error {
-	var errs []error
-	for _, db := range []*sql.DB{s.r, s.w, s.lock} {
-		if db == s.lock && s.locked != nil {
-			errs = append(errs, s.locked.Close())
-		}
-		if db != nil {
-			errs = append(errs, db.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return s, nil
 }
 
 // ping tells whether the database answers.
 func (s *store) ping(ctx context.Context) error {
 	var one int
-	return dbError(s.r.QueryRowContext(ctx, `SELECT 1 FROM schema_version`).Scan(&one))
+	return s.dbError(s.r.QueryRowContext(ctx, `SELECT 1 FROM schema_version`).Scan(&one))
 }
 
-func (s *store) migrate(ctx context.Context) error {
+// migrate makes the schema if create is set, or brings it to schemaVersion.
+func (s *store) migrate(ctx context.Context, create bool) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		version, err := inspect(ctx, tx)
+		if err := s.lockSchema(ctx, tx); err != nil {
+			return err
+		}
+		state, err := s.inspect(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if version == 0 {
-			_, err = tx.ExecContext(ctx, strings.NewReplacer(
-				"{identity}", "integer PRIMARY KEY AUTOINCREMENT",
-				"{timestamp}", "timestamp",
-				"{clustered}", "WITHOUT ROWID",
-			).Replace(schemaSQL))
-			return err
+		switch {
+		case state == stateEmpty && !create:
+			return errors.New("it is empty: start the server once, or add an account")
+		case state == stateEmpty:
+			return s.execSchema(ctx, tx, schemaSQL)
+		case state == stateOriginal:
+			return s.adopt(ctx, tx)
 		}
 		// SQLite opens what it may not write too, and says so at the first write only: this one.
 		_, err = tx.ExecContext(ctx, `UPDATE schema_version SET version = $1`, schemaVersion)
@@ -203,121 +146,69 @@ func (s *store) migrate(ctx context.Context) error {
 	})
 }
 
-// inspect returns the version of a database's schema, 0 if the database is empty, or an error if it is not one for
-// this program.
-func inspect(ctx context.Context, db interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}) (version int, err error) {
-	var tables, ours int
-	err = db.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'schema_version') FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
+// inspect returns what a database holds, or an error if it is nothing for this program.
+func (s *store) inspect(ctx context.Context, q querier) (state, error) {
+	state, err := s.state(ctx, q)
 	switch {
-	case err != nil || tables == 0:
-		return 0, err
-	case ours == 0:
-		return 0, errors.New("it is the database of another program")
+	case err != nil:
+		return state, err
+	case state == stateForeign:
+		return state, errors.New("it is the database of another program")
+	case state != stateOurs:
+		return state, nil
 	}
-	err = db.QueryRowContext(ctx, `SELECT version FROM schema_version WHERE typeof(version) = 'integer' AND version > 0`).Scan(&version)
+	var version int
+	err = q.QueryRowContext(ctx, `SELECT CAST(version AS bigint) FROM schema_version WHERE version > 0`).Scan(&version)
 	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return 0, errors.New("its table schema_version holds no version: it is damaged")
+	case errors.Is(err, sql.ErrNoRows), err == nil && version < 1:
+		return state, errors.New("its table schema_version holds no version: it is damaged")
 	case err == nil && version > schemaVersion:
 		err = fmt.Errorf("it was made by a newer version of grpcchatter (its schema is %d, this program knows %d): update the program", version, schemaVersion)
 	}
-	return version, err
+	return state, err
 }
 
-// useWAL turns the write-ahead log on, which stays so. SQLite does not wait here for others who do it too.
-func (s *store) useWAL(ctx context.Context) error {
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		_, err := s.w.ExecContext(ctx, `PRAGMA journal_mode = WAL`)
-		if !isSQLite(err, sqlite3.SQLITE_BUSY) || time.Now().After(end) {
+// execSchema runs statements that end with a semicolon and a line break.
+func (s *store) execSchema(ctx context.Context, tx *sql.Tx, statements string) error {
+	statements = strings.NewReplacer(s.types()...).Replace(statements)
+	for _, statement := range strings.SplitAfter(statements, ";\n") {
+		if strings.TrimSpace(statement) == "" {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
-// write runs fn in a transaction of the one writer. Once begun it goes through even if ctx ends: fn gets a
-// context that does not, because an interrupted statement would poison the connection that all share.
+// write runs fn in a transaction. Once begun it goes through even if ctx ends: fn gets a context that does not.
 func (s *store) write(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
+	return s.writing(func() error { return s.transact(ctx, fn) })
+}
+
+// writing calls fn, which writes, unless that is not to be trusted any more.
+func (s *store) writing(fn func() error) error {
 	if s.broken.Load() {
 		return errBroken
 	}
-	waiting, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	conn, err := s.w.Conn(waiting)
-	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
-		return errUnavailable // the one before has waited for it too
-	} else if err != nil {
-		return dbError(err)
-	}
-	defer conn.Close() // gives it back
-	ctx = context.WithoutCancel(ctx)
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return dbError(err)
-	}
-	if err = fn(ctx, tx); err != nil {
-		_ = tx.Rollback()
-	} else {
-		err = tx.Commit()
-	}
-	err = dbError(err)
+	err := s.dbError(fn())
 	if errors.Is(err, errBroken) && !s.broken.Swap(true) && s.onBroken != nil {
 		s.onBroken(err)
 	}
 	return err
 }
 
-func isSQLite(err error, codes ...int) bool {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, c := range codes {
-		if e.Code() == c || e.Code()&0xff == c {
-			return true
-		}
-	}
-	return false
-}
-
 // dbError turns a driver's error into one of ours, which it wraps.
-func dbError(err error) error {
-	var kind error
+func (s *store) dbError(err error) error {
 	switch {
-	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case err == nil, errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, sql.ErrNoRows):
 		return errNotFound
-	case isSQLite(err, sqlite3.SQLITE_CONSTRAINT):
-		kind = errConflict
-	case isSQLite(err, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
-		kind = errDiskFull
-	case isSQLite(err, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-		kind = errBroken
-	case isSQLite(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY), errors.Is(err, sql.ErrConnDone):
-		kind = errUnavailable
-	default:
-		return err
 	}
-	return fmt.Errorf("%w: %w", kind, err)
-}
-
-// describe puts what stops a database from being opened into words for a person.
-func describe(err error) error {
-	switch {
-	case isSQLite(err, sqlite3.SQLITE_NOTADB):
-		return errors.New("the file is not a SQLite database")
-	case isSQLite(err, sqlite3.SQLITE_READONLY), errors.Is(err, os.ErrPermission):
-		return errors.New("no permission to write to it or to its folder")
-	case errors.Is(err, os.ErrNotExist):
-		return errors.New("there is none, or not even its folder")
-	case errors.Is(dbError(err), errDiskFull):
-		return errDiskFull
-	case isSQLite(err, sqlite3.SQLITE_CANTOPEN):
-		return errors.New("it, or a file beside it, cannot be opened")
-	case isSQLite(err, sqlite3.SQLITE_BUSY):
-		return errors.New("another program keeps it locked")
+	if kind := s.kind(err); kind != nil && !errors.Is(err, kind) {
+		return fmt.Errorf("%w: %w", kind, err)
 	}
 	return err
 }
@@ -325,13 +216,10 @@ func describe(err error) error {
 // setting returns the value kept under name, first stored from make if there is none.
 func (s *store) setting(ctx context.Context, name string, make func() string) (value string, err error) {
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = $1`, name).Scan(&value)
-		if !errors.Is(err, sql.ErrNoRows) {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING`, name, make()); err != nil {
 			return err
 		}
-		value = make()
-		_, err = tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES ($1, $2)`, name, value)
-		return err
+		return tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = $1`, name).Scan(&value)
 	})
 	return value, err
 }
@@ -340,16 +228,19 @@ func (s *store) setting(ctx context.Context, name string, make func() string) (v
 func (s *store) each(ctx context.Context, fn func(*sql.Rows) error, query string, args ...any) error {
 	rows, err := s.r.QueryContext(ctx, query, args...)
 	if err != nil {
-		return dbError(err)
+		return s.dbError(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := fn(rows); err != nil {
-			return dbError(err)
+			return s.dbError(err)
 		}
 	}
-	return dbError(rows.Err())
+	return s.dbError(rows.Err())
 }
 
 // scanner is a *sql.Row or *sql.Rows.
 type scanner interface{ Scan(...any) error }
+
+// writeWait is how long a transaction may wait to begin.
+const writeWait = 5 * time.Second

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"strings"
 )
 
 // message is a stored message.
@@ -22,7 +21,7 @@ type message struct {
 func (s *store) lastSeq(ctx context.Context, roomID int64) (seq uint64, err error) {
 	err = s.r.QueryRowContext(ctx, `SELECT coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), 0)
 		FROM rooms r WHERE r.id = $1 AND r.short_code IS NOT NULL`, roomID).Scan(&seq)
-	return seq, dbError(err)
+	return seq, s.dbError(err)
 }
 
 // messagesAfter returns the messages that follow seq, oldest first: at most limit of them and about maxBytes
@@ -57,100 +56,34 @@ func (s *store) page(ctx context.Context, where string, roomID int64, seq uint64
 	return page, err
 }
 
-// batchStmts are one statement prepared for several numbers of rows, largest first.
-type batchStmts []batchStmt
-
-type batchStmt struct {
-	rows int
-	stmt *sql.Stmt
-}
-
-func (s *store) prepareBatches(ctx context.Context) (err error) {
-	if s.insert, err = s.prepareBatch(ctx, `INSERT INTO messages (room_id, seq, user_id, sent_at, client_message_id, body) VALUES `,
-		`(?, ?, ?, ?, ?, ?)`, ``, 64, 16, 4, 1); err != nil {
-		return err
-	}
-	s.lookup, err = s.prepareBatch(ctx, `WITH wanted (room_id, user_id, id) AS (VALUES `,
-		`(CAST(? AS bigint), CAST(? AS bigint), ?)`,
-		`) SELECT m.room_id, m.seq, m.user_id, m.sent_at, m.client_message_id, m.body FROM wanted w CROSS JOIN messages m
-		WHERE m.room_id = w.room_id AND m.user_id = w.user_id AND m.client_message_id = w.id`, 64, 8, 1)
-	return err
-}
-
-// prepareBatch prepares head, then row as often as each of sizes says, then tail. The smallest size has to be 1.
-// The parameters are plain question marks: SQLite looks a name like $384 up in a list, for every one.
-func (s *store) prepareBatch(ctx context.Context, head, row, tail string, sizes ...int) (stmts batchStmts, err error) {
-	for _, n := range sizes {
-		rows := strings.TrimSuffix(strings.Repeat(row+", ", n), ", ")
-		stmt, err := s.w.PrepareContext(ctx, head+rows+tail)
-		if err != nil {
-			return nil, err
-		}
-		stmts = append(stmts, batchStmt{n, stmt})
-	}
-	return stmts, nil
-}
-
-// chunks calls fn with a statement and the messages that it takes, until all are done.
-func (b batchStmts) chunks(tx *sql.Tx, msgs []message, fn func(*sql.Stmt, []message) error) error {
-	for _, s := range b {
-		if len(msgs) < s.rows {
-			continue
-		}
-		stmt := tx.Stmt(s.stmt)
-		for ; len(msgs) >= s.rows; msgs = msgs[s.rows:] {
-			if err := fn(stmt, msgs[:s.rows]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
+// messageColumns are the columns of messages.
+const messageColumns = `room_id, seq, user_id, sent_at, client_message_id, body`
 
 // addMessages stores messages in one transaction. When it returns nil they are on the disk. errConflict: a
 // client_message_id is stored already, or a room is gone; nothing was stored. Only the committer calls it.
 func (s *store) addMessages(msgs []message) error {
-	args := make([]any, 0, 64*6)
-	return s.write(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
-		return s.insert.chunks(tx, msgs, func(stmt *sql.Stmt, chunk []message) error {
-			args = args[:0]
-			for i := range chunk {
-				m := &chunk[i]
-				var id any
-				if m.ClientMessageID != "" {
-					id = m.ClientMessageID
-				}
-				args = append(args, m.RoomID, int64(m.Seq), m.UserID, m.SentAt, id, m.Body)
-			}
-			_, err := stmt.ExecContext(ctx, args...)
-			return err
-		})
-	})
+	return s.writing(func() error { return s.engine.addMessages(context.Background(), msgs) })
 }
 
 // storedBefore returns those of msgs that are stored already under their room, sender and ClientMessageID, as they
 // are stored, but for UserName. Only the committer calls it.
 func (s *store) storedBefore(msgs []message) (found []message, err error) {
-	err = s.write(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
-		return s.lookup.chunks(tx, msgs, func(stmt *sql.Stmt, chunk []message) error {
-			args := make([]any, 0, len(chunk)*3)
-			for _, m := range chunk {
-				args = append(args, m.RoomID, m.UserID, m.ClientMessageID)
-			}
-			rows, err := stmt.QueryContext(ctx, args...)
-			if err != nil {
-				return err
-			}
-			defer rows.Close()
-			for rows.Next() {
-				var m message
-				if err := rows.Scan(&m.RoomID, &m.Seq, &m.UserID, &m.SentAt, &m.ClientMessageID, &m.Body); err != nil {
-					return err
-				}
-				found = append(found, m)
-			}
-			return rows.Err()
-		})
+	err = s.writing(func() (err error) {
+		found, err = s.engine.storedBefore(context.Background(), msgs)
+		return err
 	})
 	return found, err
+}
+
+// scanMessages reads rows of messageColumns, and closes them.
+func scanMessages(rows *sql.Rows) (msgs []message, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		var m message
+		if err := rows.Scan(&m.RoomID, &m.Seq, &m.UserID, &m.SentAt, &m.ClientMessageID, &m.Body); err != nil {
+			return nil, err
+		}
+		msgs = append(msgs, m)
+	}
+	return msgs, rows.Err()
 }

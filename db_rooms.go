@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
+	"strings"
 )
 
 // roomRow is a room as a user sees it.
@@ -47,13 +50,13 @@ func (s *store) addRoom(ctx context.Context, code, name, hash string, ownerID in
 // roomByCode finds a room as userID sees it. errNotFound: there is none, or it was deleted.
 func (s *store) roomByCode(ctx context.Context, code string, userID int64) (roomRow, error) {
 	r, err := scanRoom(s.r.QueryRowContext(ctx, selectRoom+`r.short_code = $2`, userID, code))
-	return r, dbError(err)
+	return r, s.dbError(err)
 }
 
 // roomByID is roomByCode by id.
 func (s *store) roomByID(ctx context.Context, id, userID int64) (roomRow, error) {
 	r, err := scanRoom(s.r.QueryRowContext(ctx, selectRoom+`r.id = $2`, userID, id))
-	return r, dbError(err)
+	return r, s.dbError(err)
 }
 
 // roomsOf lists the rooms that a user is a member of, by name.
@@ -62,7 +65,8 @@ func (s *store) roomsOf(ctx context.Context, userID int64) (rooms []roomRow, err
 		r, err := scanRoom(rows)
 		rooms = append(rooms, r)
 		return err
-	}, selectRoom+`m.user_id IS NOT NULL ORDER BY r.name, r.id`, userID)
+	}, selectRoom+`m.user_id IS NOT NULL`, userID)
+	slices.SortFunc(rooms, func(a, b roomRow) int { return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	return rooms, err
 }
 
@@ -70,7 +74,7 @@ func (s *store) roomsOf(ctx context.Context, userID int64) (rooms []roomRow, err
 func (s *store) addMember(ctx context.Context, roomID, userID int64) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO members (room_id, user_id)
-			SELECT r.id, $2 FROM rooms r WHERE r.id = $1 AND r.short_code IS NOT NULL ON CONFLICT DO NOTHING`, roomID, userID)
+			SELECT r.id, CAST($2 AS bigint) FROM rooms r WHERE r.id = $1 AND r.short_code IS NOT NULL ON CONFLICT DO NOTHING`, roomID, userID)
 		return err
 	})
 }
@@ -100,7 +104,7 @@ const purgeStep = 500
 // more to do.
 func (s *store) purgeDeletedRooms(ctx context.Context) (more bool, err error) {
 	var id int64
-	err = dbError(s.r.QueryRowContext(ctx, `SELECT id FROM rooms WHERE short_code IS NULL LIMIT 1`).Scan(&id))
+	err = s.dbError(s.r.QueryRowContext(ctx, `SELECT id FROM rooms WHERE short_code IS NULL LIMIT 1`).Scan(&id))
 	if errors.Is(err, errNotFound) {
 		return false, nil
 	}

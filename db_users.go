@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strings"
 	"time"
 )
@@ -52,17 +53,19 @@ func (s *store) addUser(ctx context.Context, name, hash, role string) (user, err
 // userByName finds an account by its exact name, else by its name without regard to case.
 func (s *store) userByName(ctx context.Context, name string) (user, error) {
 	u, err := scanUser(s.r.QueryRowContext(ctx, selectUserByName, name, nameKey(name)))
-	return u, dbError(err)
+	return u, s.dbError(err)
 }
 
 func (s *store) userByID(ctx context.Context, id int64) (user, error) {
 	u, err := scanUser(s.r.QueryRowContext(ctx, selectUser+`WHERE u.id = $1`, id))
-	return u, dbError(err)
+	return u, s.dbError(err)
 }
 
 // allUsers lists every account by name.
 func (s *store) allUsers(ctx context.Context) ([]user, error) {
-	return s.users(ctx, selectUser+`ORDER BY u.username`)
+	users, err := s.users(ctx, selectUser)
+	slices.SortFunc(users, func(a, b user) int { return strings.Compare(a.Name, b.Name) }) // the databases differ in what is less
+	return users, err
 }
 
 // usersChangedSince lists, by version, the accounts whose version is above v.
@@ -91,6 +94,9 @@ func (s *store) replaceHash(ctx context.Context, id int64, old, hash string) err
 // No other change ever gets the same version. errNotFound: there is no such account.
 func (s *store) changeUser(ctx context.Context, name string, fn func(*user)) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := s.lockUsers(ctx, tx); err != nil {
+			return err
+		}
 		u, err := scanUser(tx.QueryRowContext(ctx, selectUserByName, name, nameKey(name)))
 		if err != nil {
 			return err

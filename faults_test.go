@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -223,12 +222,8 @@ func TestLockedUnderLoad(t *testing.T) {
 	sender.say()
 	c.settle(t, 10*time.Second)
 
-	db, err := sql.Open("sqlite", "file:"+p.database()+"?_txlock=immediate&_pragma=busy_timeout(5000)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	tx, err := db.Begin()
+	onlySQLite(t) // TestPostgresRestarts is its like
+	tx, err := openData(t, p.dir).Begin()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -31,6 +33,9 @@ import (
 // which can be killed, with the race detector that the tests have.
 const asProgram = "GRPCCHATTER_TEST_AS_PROGRAM"
 
+// onDatabase chooses one of the two rounds.
+var onDatabase = flag.String("database", "", "sqlite or postgres: run the tests on this one only")
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
@@ -53,6 +58,9 @@ func program(t testing.TB, dir string, args ...string) *exec.Cmd {
 	cmd.Dir = dir
 	// A race in the program is a failure of the test: exit status 66.
 	cmd.Env = []string{asProgram + "=1", "HOME=" + dir, "PATH=" + os.Getenv("PATH"), "TERM=dumb", "GORACE=atexit_sleep_ms=0", "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}
+	if pgServer != nil {
+		cmd.Env = append(cmd.Env, "DATABASE_URL="+databaseURL(t, dir))
+	}
 	return cmd
 }
 
@@ -64,6 +72,7 @@ type serverProcess struct {
 	addr string // 127.0.0.1:PORT, kept over restarts
 	cmd  *exec.Cmd
 	exit chan error
+	data string // the address of its PostgreSQL, if it is not that of all tests
 	// command, if not nil, is what start runs, with the test binary's path.
 	command func(exe string) *exec.Cmd
 
@@ -303,7 +312,14 @@ func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) 
 
 // runTests runs the tests and then looks for goroutines that they left behind.
 func runTests(m *testing.M) int {
-	code := m.Run()
+	flag.Parse()
+	code := 0
+	if !strings.HasPrefix(*onDatabase, "postgres") {
+		code = m.Run()
+	}
+	if code == 0 && *onDatabase != "sqlite" {
+		code = runOnPostgres(m)
+	}
 	if code == 0 {
 		http.DefaultClient.CloseIdleConnections()
 		if err := goleak.Find(); err != nil {
@@ -312,4 +328,20 @@ func runTests(m *testing.M) int {
 		}
 	}
 	return code
+}
+
+// runOnPostgres runs the tests a second time.
+func runOnPostgres(m *testing.M) int {
+	s, err := startPostgres()
+	if errors.Is(err, errNoPostgres) && os.Getenv("CI") == "" {
+		fmt.Println("SKIPPED on PostgreSQL:", err)
+		return 0
+	} else if err != nil {
+		fmt.Println("FAIL: PostgreSQL:", err)
+		return 1
+	}
+	defer s.close()
+	fmt.Println("=== on PostgreSQL")
+	pgServer = s
+	return m.Run()
 }

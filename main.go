@@ -37,6 +37,7 @@ type commands struct {
 	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run the server. This is what grpcchatter does without a command."`
 	Chat    chatCommand    `cmd:"" help:"Chat in the terminal."`
 	User    userCommand    `cmd:"" help:"Look after accounts, beside a running server."`
+	Migrate migrateCommand `cmd:"" help:"Copy all data from one database to another, such as from SQLite to PostgreSQL."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 

@@ -280,12 +280,14 @@ type storedMessage struct {
 // openReadOnly opens the database beside the server, as a reader.
 func (p *serverProcess) openReadOnly() *sql.DB {
 	p.t.Helper()
-	db, err := sql.Open("sqlite", "file:"+p.database()+"?mode=ro&_pragma=busy_timeout(5000)")
-	if err != nil {
-		p.t.Fatal(err)
+	if p.data != "" {
+		db, err := sql.Open("pgx", p.data)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		return db
 	}
-	p.t.Cleanup(func() { _ = db.Close() })
-	return db
+	return openData(p.t, p.dir)
 }
 
 // storedIn returns what is stored, in order of seq, by the short code of the room.
@@ -318,9 +320,11 @@ func (c *crowd) audit(t testing.TB, p *serverProcess) {
 	t.Helper()
 	db := p.openReadOnly()
 	defer db.Close()
-	var integrity string
-	if err := db.QueryRow(`PRAGMA integrity_check`).Scan(&integrity); err != nil || integrity != "ok" {
-		t.Errorf("integrity_check: %q, %v", integrity, err)
+	if pgServer == nil { // PostgreSQL has no such check
+		var integrity string
+		if err := db.QueryRow(`PRAGMA integrity_check`).Scan(&integrity); err != nil || integrity != "ok" {
+			t.Errorf("integrity_check: %q, %v", integrity, err)
+		}
 	}
 	stored := storedIn(t, db)
 	for code, rows := range stored {

@@ -1,4 +1,5 @@
--- The schema of version 1. Words in braces are what the two databases write differently; db.go has them.
+-- The schema of version 1. Words in braces are what the two databases write differently: see db_sqlite.go and
+-- db_postgres.go. A semicolon at the end of a line ends a statement.
 -- roles and users begin with the columns of the original project, so that its data fits unchanged.
 
 CREATE TABLE schema_version (
@@ -25,7 +26,7 @@ CREATE TABLE users (
     password   varchar(255) NOT NULL,
     role_id    bigint REFERENCES roles (id) DEFAULT 1,
     -- The name in lower case: names are unique without regard to case.
-    name_key   varchar(255) UNIQUE,
+    name_key   text UNIQUE,
     disabled   boolean NOT NULL DEFAULT false,
     -- Raised above every other user's by each change that must end the user's tokens and streams.
     version    bigint NOT NULL DEFAULT 0
@@ -55,8 +56,9 @@ CREATE TABLE messages (
     user_id           bigint NOT NULL,
     -- Microseconds since 1970.
     sent_at           bigint NOT NULL,
-    client_message_id varchar(128),
-    body              text NOT NULL,
+    -- UTF-8, and any character: a text of PostgreSQL would not take U+0000.
+    client_message_id {bytes},
+    body              {bytes} NOT NULL,
     PRIMARY KEY (room_id, seq)
 ) {clustered};
 CREATE UNIQUE INDEX messages_client_message_id

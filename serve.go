@@ -80,7 +80,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		}
 		s.listeners = append(s.listeners, l)
 	}
-	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true})
+	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func (s *server) welcome(out io.Writer) {
 	if exe, err := os.Executable(); err == nil && isTemporary(exe) {
 		self = "go run ."
 	}
-	fmt.Fprintf(out, "Its data is in %s\n", s.store.path)
+	fmt.Fprintf(out, "Its data is in %s\n", s.store.place)
 	fmt.Fprintf(out, "To chat, type in another terminal:  %s chat --server %s\n", self, s.listeners[0].url())
 	fmt.Fprintln(out, "To stop, press Ctrl-C.")
 }
@@ -200,7 +200,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	background.Go(func() { s.watchUsers(ctx) })
 	background.Go(func() { s.chat.purge(ctx) })
 	s.welcome(out)
-	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.path)
+	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.place)
 
 	select {
 	case <-ctx.Done():

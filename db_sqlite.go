@@ -1,0 +1,357 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// readers is how many connections read a SQLite file at once; each has a page cache of about 2 MB.
+const readers = 8
+
+// sqliteEngine is a SQLite file.
+type sqliteEngine struct {
+	path string
+	w, r *sql.DB // w has one connection: SQLite has one writer
+	// lock and locked hold an exclusive transaction on a file beside the database for as long as a server
+	// runs on it.
+	lock   *sql.DB
+	locked *sql.Conn
+
+	insert, lookup batchStmts
+}
+
+func openSQLite(ctx context.Context, s *store, o storeOptions) error {
+	path, err := filepath.Abs(strings.TrimPrefix(o.URL, "sqlite:"))
+	if err != nil {
+		return err
+	}
+	e := &sqliteEngine{}
+	s.engine, s.place = e, path
+	if o.Create {
+		if err := createPrivate(path); err != nil {
+			return err
+		}
+	}
+	// The lock is one for all links to the file, which is there now.
+	if e.path, err = filepath.EvalSymlinks(path); err != nil {
+		return err
+	}
+	s.place = e.path
+	info, err := os.Stat(e.path)
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return errors.New("it is not a file")
+	case o.Exclusive && hardLinks(info) > 1: // https://www.sqlite.org/howtocorrupt.html, section 2.5
+		return errors.New("the file has another name too (a hard link), under which a second server could destroy it: make a copy instead")
+	}
+	dsn := func(more string) string {
+		return "file:" + (&url.URL{Path: e.path}).EscapedPath() + "?_time_format=sqlite&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)" + more
+	}
+	// First as it is: another program's database must not become one with a WAL.
+	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
+		return err
+	}
+	e.w = s.w
+	s.w.SetMaxOpenConns(1)
+	if _, err := s.inspect(ctx, s.w); err != nil {
+		return err
+	}
+	if o.Exclusive {
+		if err := e.takeLock(ctx); err != nil {
+			return err
+		}
+	}
+	if o.Bare {
+		return nil
+	}
+	if err := s.migrate(ctx, o.Create); err != nil {
+		return err
+	}
+	if err := e.useWAL(ctx); err != nil {
+		return err
+	}
+	if s.r, err = sql.Open("sqlite", dsn("&mode=ro&_pragma=query_only(1)")); err != nil {
+		return err
+	}
+	e.r = s.r
+	s.r.SetMaxOpenConns(readers)
+	s.r.SetMaxIdleConns(readers)
+	return e.prepareBatches(ctx)
+}
+
+// createPrivate makes a file if there is none, for its mode's sake: SQLite gives -wal and -shm the same one.
+// It has to happen before SQLite opens the file: to close a descriptor later would drop SQLite's locks.
+func createPrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // a link to what is not there yet
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// takeLock makes this the only server on the database. The lock goes with the process, however it ends.
+func (e *sqliteEngine) takeLock(ctx context.Context) error {
+	path := e.path + "-lock"
+	err := createPrivate(path)
+	if err != nil {
+		return err
+	}
+	e.lock, err = sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_pragma=busy_timeout(0)&_pragma=journal_mode(memory)")
+	if err != nil {
+		return err
+	}
+	e.locked, err = e.lock.Conn(ctx)
+	if err == nil {
+		_, err = e.locked.ExecContext(ctx, "BEGIN EXCLUSIVE")
+	}
+	if isSQLite(err, sqlite3.SQLITE_BUSY) {
+		return errLocked
+	}
+	return err
+}
+
+// useWAL turns the write-ahead log on, which stays so. SQLite does not wait here for others who do it too.
+func (e *sqliteEngine) useWAL(ctx context.Context) error {
+	for end := time.Now().Add(writeWait); ; time.Sleep(20 * time.Millisecond) {
+		_, err := e.w.ExecContext(ctx, `PRAGMA journal_mode = WAL`)
+		if !isSQLite(err, sqlite3.SQLITE_BUSY) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+func (e *sqliteEngine) close() error {
+	var errs []error
+	for _, db := range []*sql.DB{e.r, e.w, e.lock} { // the lock last
+		if db == e.lock && e.locked != nil {
+			errs = append(errs, e.locked.Close())
+		}
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (*sqliteEngine) types() []string {
+	return []string{
+		"{identity}", "integer PRIMARY KEY AUTOINCREMENT",
+		"{timestamp}", "timestamp",
+		"{bytes}", "text",
+		"{clustered}", "WITHOUT ROWID",
+	}
+}
+
+func (*sqliteEngine) state(ctx context.Context, q querier) (s state, err error) {
+	var tables, ours int
+	err = q.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'schema_version') FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
+	switch {
+	case err != nil:
+		return s, err
+	case tables == 0:
+		return stateEmpty, nil
+	case ours == 0:
+		return stateForeign, nil
+	}
+	return stateOurs, nil
+}
+
+// SQLite's transactions are one at a time anyway.
+func (*sqliteEngine) lockSchema(context.Context, *sql.Tx) error { return nil }
+func (*sqliteEngine) lockUsers(context.Context, *sql.Tx) error  { return nil }
+
+// transact uses the one writer. fn gets a context that does not end, because an interrupted statement would poison
+// the connection that all share.
+func (e *sqliteEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
+	waiting, cancel := context.WithTimeout(ctx, writeWait)
+	defer cancel()
+	conn, err := e.w.Conn(waiting)
+	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
+		return errUnavailable // the one before has waited for it too
+	} else if err != nil {
+		return err
+	}
+	defer conn.Close() // gives it back
+	ctx = context.WithoutCancel(ctx)
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err = fn(ctx, tx); err != nil {
+		_ = tx.Rollback()
+		return err
+	}
+	return tx.Commit()
+}
+
+func isSQLite(err error, codes ...int) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, c := range codes {
+		if e.Code() == c || e.Code()&0xff == c {
+			return true
+		}
+	}
+	return false
+}
+
+func (*sqliteEngine) kind(err error) error {
+	switch {
+	case isSQLite(err, sqlite3.SQLITE_CONSTRAINT):
+		return errConflict
+	case isSQLite(err, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
+		return errDiskFull
+	case isSQLite(err, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+		return errBroken
+	case isSQLite(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY), errors.Is(err, sql.ErrConnDone):
+		return errUnavailable
+	}
+	return nil
+}
+
+func (e *sqliteEngine) describe(err error) error {
+	switch {
+	case isSQLite(err, sqlite3.SQLITE_NOTADB):
+		return errors.New("the file is not a SQLite database")
+	case isSQLite(err, sqlite3.SQLITE_READONLY), errors.Is(err, os.ErrPermission):
+		return errors.New("no permission to write to it or to its folder")
+	case errors.Is(err, os.ErrNotExist):
+		return errors.New("there is none, or not even its folder")
+	case errors.Is(e.kind(err), errDiskFull):
+		return errDiskFull
+	case isSQLite(err, sqlite3.SQLITE_CANTOPEN):
+		return errors.New("it, or a file beside it, cannot be opened")
+	case isSQLite(err, sqlite3.SQLITE_BUSY):
+		return errors.New("another program keeps it locked")
+	}
+	return err
+}
+
+// batchStmts are one statement prepared for several numbers of rows, largest first.
+type batchStmts []batchStmt
+
+type batchStmt struct {
+	rows int
+	stmt *sql.Stmt
+}
+
+func (e *sqliteEngine) prepareBatches(ctx context.Context) (err error) {
+	if e.insert, err = e.prepareBatch(ctx, `INSERT INTO messages (`+messageColumns+`) VALUES `,
+		`(?, ?, ?, ?, ?, ?)`, ``, 64, 16, 4, 1); err != nil {
+		return err
+	}
+	e.lookup, err = e.prepareBatch(ctx, `WITH wanted (room_id, user_id, id) AS (VALUES `,
+		`(CAST(? AS bigint), CAST(? AS bigint), ?)`,
+		`) SELECT m.room_id, m.seq, m.user_id, m.sent_at, m.client_message_id, m.body FROM wanted w CROSS JOIN messages m
+		WHERE m.room_id = w.room_id AND m.user_id = w.user_id AND m.client_message_id = w.id`, 64, 8, 1)
+	return err
+}
+
+// prepareBatch prepares head, then row as often as each of sizes says, then tail. The smallest size has to be 1.
+// The parameters are plain question marks: SQLite looks a name like $384 up in a list, for every one.
+func (e *sqliteEngine) prepareBatch(ctx context.Context, head, row, tail string, sizes ...int) (stmts batchStmts, err error) {
+	for _, n := range sizes {
+		rows := strings.TrimSuffix(strings.Repeat(row+", ", n), ", ")
+		stmt, err := e.w.PrepareContext(ctx, head+rows+tail)
+		if err != nil {
+			return nil, err
+		}
+		stmts = append(stmts, batchStmt{n, stmt})
+	}
+	return stmts, nil
+}
+
+// chunks calls fn with a statement and the messages that it takes, until all are done.
+func (b batchStmts) chunks(tx *sql.Tx, msgs []message, fn func(*sql.Stmt, []message) error) error {
+	for _, s := range b {
+		if len(msgs) < s.rows {
+			continue
+		}
+		stmt := tx.Stmt(s.stmt)
+		for ; len(msgs) >= s.rows; msgs = msgs[s.rows:] {
+			if err := fn(stmt, msgs[:s.rows]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (e *sqliteEngine) addMessages(ctx context.Context, msgs []message) error {
+	args := make([]any, 0, 64*6)
+	return e.transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		return e.insert.chunks(tx, msgs, func(stmt *sql.Stmt, chunk []message) error {
+			args = args[:0]
+			for i := range chunk {
+				m := &chunk[i]
+				var id any
+				if m.ClientMessageID != "" {
+					id = m.ClientMessageID
+				}
+				args = append(args, m.RoomID, int64(m.Seq), m.UserID, m.SentAt, id, m.Body)
+			}
+			_, err := stmt.ExecContext(ctx, args...)
+			return err
+		})
+	})
+}
+
+func (e *sqliteEngine) storedBefore(ctx context.Context, msgs []message) (found []message, err error) {
+	err = e.transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		return e.lookup.chunks(tx, msgs, func(stmt *sql.Stmt, chunk []message) error {
+			args := make([]any, 0, len(chunk)*3)
+			for _, m := range chunk {
+				args = append(args, m.RoomID, m.UserID, m.ClientMessageID)
+			}
+			rows, err := stmt.QueryContext(ctx, args...)
+			if err != nil {
+				return err
+			}
+			more, err := scanMessages(rows)
+			found = append(found, more...)
+			return err
+		})
+	})
+	return found, err
+}
+
+func (*sqliteEngine) value(_ columnKind, v any) any { return v }
+
+func (*sqliteEngine) override() string { return "" }
+
+func (*sqliteEngine) numbered(query string) string { return query }
+
+func (*sqliteEngine) lastID(ctx context.Context, q querier, table string) (id int64, err error) {
+	err = q.QueryRowContext(ctx, `SELECT seq FROM sqlite_sequence WHERE name = $1`, table).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil // nothing was ever in it
+	}
+	return id, err
+}
+
+func (*sqliteEngine) setLastID(ctx context.Context, tx *sql.Tx, table string, id int64) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM sqlite_sequence WHERE name = $1`, table); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO sqlite_sequence (name, seq) VALUES ($1, $2)`, table, id)
+	return err
+}

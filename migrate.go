@@ -1,0 +1,331 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// migrateCommand copies all data from one database to another.
+type migrateCommand struct {
+	From string `required:"" placeholder:"URL" help:"The database to copy: sqlite:PATH or postgres://… No server may be running on it."`
+	To   string `required:"" placeholder:"URL" help:"The database to fill. It must have no data."`
+}
+
+// copiedTable is a table and its columns. The order of the tables is that of their references.
+type copiedTable struct {
+	name    string
+	key     string // what orders its rows
+	columns []copiedColumn
+}
+
+type copiedColumn struct {
+	name string
+	kind columnKind
+}
+
+type columnKind int
+
+const (
+	kindInt columnKind = iota
+	kindText
+	kindBytes // text in SQLite, bytea in PostgreSQL
+	kindTime
+	kindBool
+)
+
+func copiedTables() []copiedTable {
+	return []copiedTable{
+		{"settings", "name", []copiedColumn{{"name", kindText}, {"value", kindText}}},
+		{"roles", "id", []copiedColumn{{"id", kindInt}, {"name", kindText}}},
+		{"users", "id", []copiedColumn{{"id", kindInt}, {"created_at", kindTime}, {"username", kindText}, {"password", kindText},
+			{"role_id", kindInt}, {"name_key", kindText}, {"disabled", kindBool}, {"version", kindInt}}},
+		{"rooms", "id", []copiedColumn{{"id", kindInt}, {"created_at", kindTime}, {"short_code", kindText}, {"name", kindText},
+			{"password", kindText}, {"owner_id", kindInt}}},
+		{"members", "room_id, user_id", []copiedColumn{{"room_id", kindInt}, {"user_id", kindInt}}},
+		{"messages", "room_id, seq", []copiedColumn{{"room_id", kindInt}, {"seq", kindInt}, {"user_id", kindInt}, {"sent_at", kindInt},
+			{"client_message_id", kindBytes}, {"body", kindBytes}}},
+	}
+}
+
+func (t copiedTable) list() string {
+	names := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		names[i] = c.name
+	}
+	return strings.Join(names, ", ")
+}
+
+// copyBatch is how many rows one INSERT has.
+const copyBatch = 500
+
+func (c *migrateCommand) Run(ctx context.Context, std stdio) error {
+	for key, url := range map[string]string{"--from": c.From, "--to": c.To} {
+		if err := (dataSettings{DatabaseURL: url}).check(); err != nil {
+			return fmt.Errorf("%s, %w", key, err)
+		}
+	}
+	if c.From == c.To {
+		return errors.New("--from and --to are the same database")
+	}
+	from, err := openStore(ctx, storeOptions{URL: c.From, Synchronous: "full", Exclusive: true})
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	made := !exists(c.To)
+	to, err := openStore(ctx, storeOptions{URL: c.To, Synchronous: "full", Create: true, Exclusive: true, Bare: true})
+	if err != nil {
+		return err
+	}
+	report, err := copyAll(ctx, from, to, std.err)
+	if err = errors.Join(err, to.close()); err != nil {
+		if made {
+			removeSQLite(c.To)
+		}
+		return err
+	}
+	_, err = io.WriteString(std.out, report)
+	return err
+}
+
+// exists tells whether there is a SQLite file.
+func exists(url string) bool {
+	_, err := os.Stat(strings.TrimPrefix(url, "sqlite:"))
+	return err == nil
+}
+
+// removeSQLite removes a SQLite file that was made for nothing.
+func removeSQLite(url string) {
+	path, ok := strings.CutPrefix(url, "sqlite:")
+	if !ok {
+		return
+	}
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal", "-lock"} {
+		_ = os.Remove(filepath.Clean(path) + suffix) // most of them are not there
+	}
+}
+
+// copyAll fills to in one transaction, and returns what it has compared.
+func copyAll(ctx context.Context, from, to *store, progress io.Writer) (report string, err error) {
+	read, err := from.r.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: true}) // one state for all tables
+	if err != nil {
+		return "", from.dbError(err)
+	}
+	defer read.Rollback() // it has only read
+	write, err := to.w.BeginTx(ctx, nil)
+	if err != nil {
+		return "", to.dbError(err)
+	}
+	defer write.Rollback() // does nothing after a commit
+	if err := prepareTarget(ctx, to, write); err != nil {
+		return "", fmt.Errorf("cannot fill the database %s: %w", to.place, to.describe(err))
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "TABLE\tROWS\tSHA-256")
+	for _, t := range copiedTables() {
+		sum, err := t.copy(ctx, read, write, to, progress)
+		if err != nil {
+			return "", fmt.Errorf("table %s: %w", t.name, err)
+		}
+		again, err := t.checksum(ctx, write, nil)
+		if err != nil {
+			return "", fmt.Errorf("table %s: %w", t.name, err)
+		}
+		if sum != again {
+			return "", fmt.Errorf("table %s: %d rows with the checksum %s were read, and %d with %s were written: nothing is changed", t.name, sum.rows, sum.hash, again.rows, again.hash)
+		}
+		fmt.Fprintf(w, "%s\t%d\t%s\n", t.name, sum.rows, sum.hash)
+		if t.key == "id" {
+			last, err := from.lastID(ctx, read, t.name)
+			if err == nil {
+				err = to.setLastID(ctx, write, t.name, last)
+			}
+			if err != nil {
+				return "", fmt.Errorf("table %s: %w", t.name, err)
+			}
+		}
+	}
+	if err := write.Commit(); err != nil {
+		return "", to.dbError(err)
+	}
+	_ = w.Flush() // to a strings.Builder
+	return b.String() + "Both databases hold the same. The server can now be started with DATABASE_URL naming the new one.\n", nil
+}
+
+// prepareTarget makes the schema, or checks that its tables are empty.
+func prepareTarget(ctx context.Context, to *store, tx *sql.Tx) error {
+	if err := to.lockSchema(ctx, tx); err != nil {
+		return err
+	}
+	state, err := to.inspect(ctx, tx)
+	switch {
+	case err != nil:
+		return err
+	case state == stateEmpty:
+		err = to.execSchema(ctx, tx, schemaSQL)
+	case state == stateOriginal:
+		err = errors.New("it has data already")
+	default:
+		for _, t := range copiedTables() {
+			var n int
+			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM `+t.name).Scan(&n); err != nil {
+				return err
+			}
+			if n > 0 && t.name != "roles" && t.name != "settings" { // which a server fills at its first start
+				return errors.New("it has data already")
+			}
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM settings`)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM roles`)
+	return err
+}
+
+// checksum is what two tables are compared by.
+type checksum struct {
+	rows int
+	hash string
+}
+
+// copy reads a table, writes it to another database, and returns the checksum of what it read.
+func (t copiedTable) copy(ctx context.Context, read, write *sql.Tx, to *store, progress io.Writer) (checksum, error) {
+	var total int
+	if err := read.QueryRowContext(ctx, `SELECT count(*) FROM `+t.name).Scan(&total); err != nil {
+		return checksum{}, err
+	}
+	row := "(?" + strings.Repeat(", ?", len(t.columns)-1) + "), "
+	var args []any
+	rows, done := 0, 0
+	told := time.Now()
+	flush := func() error {
+		if rows == 0 {
+			return nil
+		}
+		query := `INSERT INTO ` + t.name + ` (` + t.list() + `) ` + to.override() + ` VALUES ` + to.numbered(strings.TrimSuffix(strings.Repeat(row, rows), ", "))
+		_, err := write.ExecContext(ctx, query, args...)
+		done += rows
+		args, rows = args[:0], 0
+		if time.Since(told) > time.Second {
+			told = time.Now()
+			fmt.Fprintf(progress, "%s: %d of %d\n", t.name, done, total)
+		}
+		return err
+	}
+	sum, err := t.checksum(ctx, read, func(values []any) error {
+		for i, v := range values {
+			args = append(args, to.value(t.columns[i].kind, v))
+		}
+		if rows++; rows == copyBatch {
+			return flush()
+		}
+		return nil
+	})
+	return sum, cmp.Or(err, flush())
+}
+
+// checksum reads a table, calls each for every row if it is not nil, and returns the checksum.
+func (t copiedTable) checksum(ctx context.Context, tx *sql.Tx, each func([]any) error) (sum checksum, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+t.list()+` FROM `+t.name+` ORDER BY `+t.key)
+	if err != nil {
+		return sum, err
+	}
+	defer rows.Close()
+	h := sha256.New()
+	values, scanned := make([]any, len(t.columns)), make([]any, len(t.columns))
+	for i, c := range t.columns {
+		scanned[i] = c.kind.target()
+	}
+	for rows.Next() {
+		if err := rows.Scan(scanned...); err != nil {
+			return sum, err
+		}
+		for i := range scanned {
+			values[i] = plain(scanned[i])
+			hashValue(h, values[i])
+		}
+		sum.rows++
+		if each != nil {
+			if err := each(values); err != nil {
+				return sum, err
+			}
+		}
+	}
+	sum.hash = hex.EncodeToString(h.Sum(nil))[:16]
+	return sum, rows.Err()
+}
+
+// target is what a column is scanned into.
+func (k columnKind) target() any {
+	switch k {
+	case kindInt:
+		return new(sql.NullInt64)
+	case kindTime:
+		return new(sql.NullTime)
+	case kindBool:
+		return new(sql.NullBool)
+	default:
+		return new(sql.NullString)
+	}
+}
+
+// plain is what was scanned, nil for NULL.
+func plain(scanned any) any {
+	switch s := scanned.(type) {
+	case *sql.NullInt64:
+		if s.Valid {
+			return s.Int64
+		}
+	case *sql.NullTime:
+		if s.Valid {
+			return s.Time.UTC().Truncate(time.Microsecond)
+		}
+	case *sql.NullBool:
+		if s.Valid {
+			return s.Bool
+		}
+	case *sql.NullString:
+		if s.Valid {
+			return s.String
+		}
+	}
+	return nil
+}
+
+// hashValue adds a value to a checksum, so that no two rows look alike.
+func hashValue(h hash.Hash, v any) {
+	var b bytes.Buffer
+	switch v := v.(type) {
+	case nil:
+		b.WriteByte('0')
+	case int64:
+		b.WriteByte('i')
+		_ = binary.Write(&b, binary.BigEndian, v)
+	case time.Time:
+		b.WriteByte('t')
+		_ = binary.Write(&b, binary.BigEndian, v.UnixMicro())
+	case bool:
+		fmt.Fprint(&b, v)
+	case string:
+		fmt.Fprintf(&b, "s%d:", len(v))
+		b.WriteString(v)
+	}
+	h.Write(b.Bytes())
+}

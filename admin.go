@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"golang.org/x/term"
 )
@@ -93,7 +95,11 @@ func (c *userList) Run(ctx context.Context, std stdio) error {
 			if u.Disabled {
 				state = "disabled"
 			}
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", u.ID, u.Name, u.Role, state, u.CreatedAt.UTC().Format(time.RFC3339))
+			name := u.Name
+			if strings.ContainsFunc(name, unicode.IsControl) { // the original allowed that
+				name = strconv.Quote(name)
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", u.ID, name, u.Role, state, u.CreatedAt.UTC().Format(time.RFC3339))
 		}
 		return w.Flush()
 	})

@@ -322,14 +322,17 @@ func (*postgresEngine) kind(err error) error {
 
 func (e *postgresEngine) describe(err error) error {
 	var pg *pgconn.PgError
+	var network *net.OpError
 	var connect *pgconn.ConnectError
 	switch {
 	case errors.As(err, &pg):
 		return fmt.Errorf("PostgreSQL says: %s (%s)", pg.Message, pg.Code)
+	case errors.As(err, &network):
+		return network
 	case errors.As(err, &connect):
-		if cause := errors.Unwrap(err); cause != nil {
-			return innermost(cause)
-		}
+		return innermost(connect)
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted")
 	}
 	return err
 }

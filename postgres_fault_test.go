@@ -1,0 +1,333 @@
+package main
+
+import (
+	"database/sql"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+	"google.golang.org/grpc/codes"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+// emptyDatabase makes a database for one test, and returns its address and a connection to it.
+func emptyDatabase(t testing.TB) (string, *sql.DB) {
+	t.Helper()
+	address := pgServer.with(pgServer.create(t, t.TempDir()))
+	db, err := sql.Open("pgx", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return address, db
+}
+
+// What the two scripts of the original make.
+var originalScripts = []string{
+	`CREATE TABLE users (
+		id bigint primary key generated always as identity,
+		created_at timestamptz default NOW() NOT NULL,
+		username varchar(255) unique NOT NULL,
+		password varchar(255) NOT NULL
+	)`,
+	`CREATE TABLE roles (id bigint primary key generated always as identity, name varchar(255) unique NOT NULL)`,
+	`INSERT INTO roles (name) VALUES ('USER')`,
+	`INSERT INTO roles (name) VALUES ('ADMIN')`,
+	`ALTER TABLE users ADD COLUMN role_id bigint REFERENCES roles(id) default (1)`,
+	`UPDATE users SET role_id = 1`,
+}
+
+// A database of the original's is taken over in one transaction: no account is lost or changed, whatever its name,
+// and all log in with their bcrypt hashes, which become better ones (issue 4: "Adoption").
+func TestPostgresAdopts(t *testing.T) {
+	onlyPostgres(t)
+	t.Parallel()
+	address, db := emptyDatabase(t)
+	execSQL(t, db, originalScripts...)
+	hash, err := bcrypt.GenerateFromPassword([]byte("old password"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"ann", "ANN", "Ann", "with spaces", " ", strings.Repeat("x", 255), strings.Repeat("İ", 255), "ümläut", "né\nline", "x'; DROP TABLE users; --"}
+	for i, name := range names {
+		role := any(1 + i%2)
+		if i == 3 {
+			role = nil
+		}
+		if _, err := db.Exec(`INSERT INTO users (username, password, role_id, created_at) VALUES ($1, $2, $3, $4)`,
+			name, hash, role, time.Date(2023, 1, 2, 3, 4, i, 0, time.UTC)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func() (all []string) {
+		rows, err := db.Query(`SELECT id, created_at, username, role_id FROM users ORDER BY id`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var id int64
+			var at time.Time
+			var name string
+			var role sql.NullInt64
+			if err := rows.Scan(&id, &at, &name, &role); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, fmt.Sprintf("%d %s %q %v", id, at.UTC(), name, role))
+		}
+		return all
+	}
+	before := fmt.Sprint(read())
+	p := startServer(t, "--database-url="+address)
+	if after := fmt.Sprint(read()); after != before {
+		t.Errorf("the accounts were\n%s\nand are\n%s", before, after)
+	}
+	for range 2 { // with the old hash, and with the new one
+		for _, name := range names {
+			status, answer := p.rest("POST", "/login", map[string]string{"user_name": name, "password": "old password"})
+			if status != 200 {
+				t.Errorf("log-in of %q: %d %v", name, status, answer)
+			}
+		}
+	}
+	var better int
+	if err := db.QueryRow(`SELECT count(*) FROM users WHERE password LIKE '$argon2id$%'`).Scan(&better); err != nil || better != len(names) {
+		t.Errorf("%d of %d hashes were replaced, %v", better, len(names), err)
+	}
+	if status, answer := p.rest("POST", "/register", map[string]string{"user_name": "aNN", "password": testPassword}); status != 409 {
+		t.Errorf("a name that differs in case: %d %v", status, answer)
+	}
+	p.login("newcomer")
+	if list := mustRun(t, p.dir, "", "user", "list", "--database-url="+address); !strings.Contains(list, "with spaces") || strings.Count(list, "ADMIN") != 4 {
+		t.Errorf("user list:\n%s", list)
+	}
+	p.stop()
+	p.start() // it is ours now
+}
+
+// Databases that cannot be used: one line that says why, the status 1, and nothing of the password.
+func TestPostgresErrors(t *testing.T) {
+	server := onlyPostgres(t)
+	t.Parallel()
+	address, db := emptyDatabase(t)
+	execSQL(t, db, `CREATE TABLE users (id integer, mail text)`)
+	admin, err := sql.Open("pgx", server.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	execSQL(t, admin, `CREATE ROLE powerless LOGIN`, `CREATE ROLE needspassword LOGIN PASSWORD 'a password of its own'`)
+	newer, newerDB := emptyDatabase(t)
+	mustRun(t, t.TempDir(), testPassword, "user", "add", "ann", "--database-url="+newer)
+	execSQL(t, newerDB, `UPDATE schema_version SET version = 99`)
+	empty, _ := emptyDatabase(t)
+	u, err := url.Parse(server.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(account *url.Userinfo, database, query string) string {
+		v := *u
+		v.User, v.Path, v.RawQuery = account, "/"+database, query
+		return v.String()
+	}
+	for _, c := range []struct{ name, address, says string }{
+		{"another program's", address, "another program"},
+		{"newer", newer, "newer version"},
+		{"empty", empty, "empty"},
+		{"no such database", as(u.User, "nosuch", "sslmode=disable"), "does not exist"},
+		{"wrong password", as(url.UserPassword("needspassword", "hunter2hunter2"), "postgres", "sslmode=disable"), "password authentication failed"},
+		{"no TLS there", as(u.User, "postgres", "sslmode=require"), "TLS"},
+		{"bad sslmode", as(u.User, "postgres", "sslmode=hunter2hunter2"), "DATABASE_URL"},
+		{"nobody there", "postgres://postgres:hunter2hunter2@127.0.0.1:1/x", "connection refused"},
+		{"no address", "postgres://user:hunter2hunter2@host:port/x", "DATABASE_URL"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			status, out, errOut := runProgram(t, dir, nil, "", "user", "list", "--database-url="+c.address)
+			wantFailure(t, status, out, errOut, c.says)
+			if strings.Contains(errOut, "hunter2") {
+				t.Errorf("the password is in %q", errOut)
+			}
+		})
+	}
+	// A server, which may make tables, cannot.
+	v := *u
+	v.User, v.Path = url.User("powerless"), "/"+strings.TrimPrefix(mustParse(t, empty).Path, "/")
+	status, out, errOut := runProgram(t, t.TempDir(), nil, "", "serve", "--listen-addr=127.0.0.1:0", "--database-url="+v.String())
+	wantFailure(t, status, out, errOut, "permission denied")
+}
+
+func mustParse(t testing.TB, address string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// One server a database: a second one refuses to start. A server whose lock is gone stores nothing until it has it
+// again, and its clients' messages wait.
+func TestPostgresOneServer(t *testing.T) {
+	onlyPostgres(t)
+	t.Parallel()
+	address, db := emptyDatabase(t)
+	r := newChatRoom(t, []string{"--database-url=" + address}, "alice")
+	status, out, errOut := runProgram(t, t.TempDir(), nil, "", "serve", "--listen-addr=127.0.0.1:0", "--database-url="+address)
+	wantFailure(t, status, out, errOut, "another server is running on it")
+
+	// Somebody takes the lock at the moment when its connection is cut.
+	thief, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	stolen := make(chan error, 1)
+	go func() {
+		_, err := thief.ExecContext(t.Context(), `SELECT pg_advisory_lock($1)`, int64(pgServerLock))
+		stolen <- err
+	}()
+	time.Sleep(200 * time.Millisecond) // it waits in the queue
+	execSQL(t, db, fmt.Sprintf(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = %d AND granted`, pgServerLock))
+	if err := <-stolen; err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "the server knows", func() bool { return strings.Contains(r.logText(), "lock is lost") })
+	s := openSession(t, r.api, r.tokens["alice"], -1)
+	s.send(&pb.ChatRequest{Body: "meanwhile", ClientMessageId: "1"})
+	wantError(t, s.end(), codes.Unavailable, "DATABASE_UNAVAILABLE")
+	if _, err := thief.ExecContext(t.Context(), `SELECT pg_advisory_unlock($1)`, int64(pgServerLock)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "the server has it again", func() bool { return strings.Contains(r.logText(), "lock again") })
+	s = openSession(t, r.api, r.tokens["alice"], -1)
+	s.send(&pb.ChatRequest{Body: "meanwhile", ClientMessageId: "1"})
+	s.wantMessage(1, "alice", "meanwhile", "1")
+}
+
+// Two servers that start at once on an empty database make it once, and one of them runs.
+func TestPostgresTwoStart(t *testing.T) {
+	onlyPostgres(t)
+	t.Parallel()
+	address, _ := emptyDatabase(t)
+	var both []*runningProgram
+	for range 2 {
+		server := &runningProgram{cmd: program(t, t.TempDir(), "serve", "--listen-addr=127.0.0.1:0", "--database-url="+address), done: make(chan struct{})}
+		server.start(t)
+		defer server.stop()
+		both = append(both, server)
+	}
+	eventually(t, patience, "one has ended and the other one is ready", func() bool {
+		over, ready := 0, 0
+		for _, p := range both {
+			select {
+			case <-p.done:
+				over++
+			default:
+				if strings.Contains(p.stdout(), "To stop") {
+					ready++
+				}
+			}
+		}
+		return over == 1 && ready == 1
+	})
+}
+
+// A database that is away when the server starts is waited for.
+func TestPostgresAwayAtStart(t *testing.T) {
+	onlyPostgres(t)
+	t.Parallel()
+	pg, err := startPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.close()
+	if err := pg.halt("fast"); err != nil {
+		t.Fatal(err)
+	}
+	server := startProgram(t, t.TempDir(), nil, "--listen-addr=127.0.0.1:0", "--database-url="+pg.url)
+	eventually(t, patience, "the server says that it waits", func() bool { return strings.Contains(server.log(), "waiting for it") })
+	if err := pg.start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "the server is ready", func() bool { return strings.Contains(server.stdout(), "To stop") })
+}
+
+// database restart: PostgreSQL is stopped and started 20 times under load, every other time as by a crash: nothing
+// that was acknowledged is lost, nothing doubled, all is well again in 5 s, and no connection is left behind.
+func TestPostgresRestarts(t *testing.T) {
+	onlyPostgres(t)
+	const restarts, rooms, clients, perSecond = 20, 5, 10, 500
+	pg, err := startPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.close()
+	p := startWatched(t, "--database-url="+pg.url)
+	p.data = pg.url
+	names, tokens := p.loginAll(clients)
+	setup := pb.NewGRPCChatterClient(p.connect())
+	var members []*member
+	for i := range rooms {
+		owner, other := names[2*i], names[2*i+1]
+		code := createRoom(t, setup, tokens[owner])
+		for _, name := range []string{owner, other} {
+			api := pb.NewGRPCChatterClient(p.connect())
+			members = append(members, newMember(api, name, code, joinRoom(t, api, tokens[name], code), name))
+		}
+	}
+	c := startCrowd(t, members)
+	stop := c.load(perSecond, members...)
+	defer stop()
+	var slowest time.Duration
+	for i := range restarts {
+		mode := []string{"immediate", "fast"}[i%2]
+		if err := pg.halt(mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := pg.start(); err != nil {
+			t.Fatal(err)
+		}
+		back := time.Now()
+		before := c.sum((*member).confirmed)
+		eventually(t, 30*time.Second, fmt.Sprintf("acknowledgements after restart %d", i), func() bool {
+			return c.sum((*member).confirmed) > before+50
+		})
+		slowest = max(slowest, time.Since(back))
+	}
+	stop()
+	c.settle(t, 30*time.Second)
+	c.leave()
+	db, err := sql.Open("pgx", pg.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var conns int
+	if err := db.QueryRow(`SELECT count(*) FROM pg_stat_activity WHERE application_name = 'grpcchatter'`).Scan(&conns); err != nil || conns > pgConns+1 {
+		t.Errorf("the server has %d connections, %v", conns, err)
+	}
+	c.audit(t, p)
+	t.Logf("%d restarts, %d messages acknowledged, well again after at most %s", restarts, c.sum((*member).confirmed), slowest.Round(time.Millisecond))
+	if slowest > 5*time.Second {
+		t.Errorf("well again only after %s", slowest)
+	}
+}
+
+// U+0000 is a character like others: PostgreSQL's text could not hold it.
+func TestAnyCharacter(t *testing.T) {
+	t.Parallel()
+	r := newChatRoom(t, nil, "alice")
+	s := openSession(t, r.api, r.tokens["alice"], -1)
+	for i, body := range []string{"\x00", "a\x00b", "\\x41", "\\", "\\000", "\u2028\ufeff\U0010ffff", "'; --", "$1 ?"} {
+		s.send(&pb.ChatRequest{Body: body, ClientMessageId: "id" + body})
+		s.wantMessage(uint64(i+1), "alice", body, "id"+body)
+	}
+	again := openSession(t, r.api, r.tokens["alice"], 0)
+	again.send(&pb.ChatRequest{Body: "\x00", ClientMessageId: "id\x00"})
+	again.wantMessage(1, "alice", "\x00", "id\x00")
+}

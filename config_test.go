@@ -320,20 +320,19 @@ func freePort(t testing.TB) string {
 	return port
 }
 
-// The original's configuration file works as it is, but for the kind of its database: configs/default_config.env
-// of the original, with other ports (design: "its configuration file works unchanged").
+// The original's configuration file works as it is: configs/default_config.env of the original, with other ports and
+// another address of the database (design: "its configuration file works unchanged").
 func TestOriginalConfigFile(t *testing.T) {
-	onlySQLite(t)
 	t.Parallel()
 	dir := t.TempDir()
 	restPort, grpcPort := freePort(t), freePort(t)
 	file := filepath.Join(dir, "default_config.env")
-	if err := os.WriteFile(file, []byte("DATABASE_URL=sqlite:"+dir+"/data.db\nREST_SERVER_ADDRESS=0.0.0.0\nREST_SERVER_PORT="+restPort+
+	if err := os.WriteFile(file, []byte("DATABASE_URL="+databaseURL(t, dir)+"\nREST_SERVER_ADDRESS=0.0.0.0\nREST_SERVER_PORT="+restPort+
 		"\nGRPC_SERVER_ADDRESS=0.0.0.0\nGRPC_SERVER_PORT="+grpcPort+"\nTOKEN_DURATION=10m\nSECRET=12345678901234567890123456789012\nSHORT_CODE_LENGTH=6\nMAX_MESSAGE_QUEUE_SIZE=255\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// LISTEN_ADDR as its default would be where REST_SERVER_PORT is 8080: covered by 0.0.0.0.
-	p := startProgram(t, dir, nil, "--config", file, "--listen-addr=127.0.0.1:"+restPort)
+	p := startProgram(t, dir, []string{"DATABASE_URL="}, "--config", file, "--listen-addr=127.0.0.1:"+restPort)
 	p.addrs(t, 2)
 	rest := &serverProcess{t: t, addr: "127.0.0.1:" + restPort}
 	token := rest.login("alice")
@@ -346,8 +345,9 @@ func TestOriginalConfigFile(t *testing.T) {
 	if _, _, err := jwt.NewParser().ParseUnverified(token, &claims); err != nil || claims.ExpiresAt.Sub(claims.IssuedAt.Time).Truncate(2*time.Second) != 10*time.Minute {
 		t.Errorf("claims %+v %v, want an end after 10m", claims, err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "data.db")); err != nil {
-		t.Error(err)
+	var rooms int
+	if err := openData(t, dir).QueryRow(`SELECT count(*) FROM rooms`).Scan(&rooms); err != nil || rooms != 1 {
+		t.Errorf("the database of the file has %d rooms, %v", rooms, err)
 	}
 }
 

@@ -83,6 +83,7 @@ func TestPostgresAdopts(t *testing.T) {
 	}
 	before := fmt.Sprint(read())
 	p := startServer(t, "--database-url="+address)
+	wantSameSchema(t, db, openData(t, startServer(t).dir))
 	if after := fmt.Sprint(read()); after != before {
 		t.Errorf("the accounts were\n%s\nand are\n%s", before, after)
 	}

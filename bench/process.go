@@ -28,8 +28,9 @@ func build(ctx context.Context, dir string) (string, error) {
 
 // process is a running server.
 type process struct {
-	cmd  *exec.Cmd
-	addr string
+	cmd      *exec.Cmd
+	addr     string
+	postgres *postgres // where its data is, if it has one of its own
 	// ready is how long it took from its start.
 	ready time.Duration
 }
@@ -77,11 +78,24 @@ func (b *bencher) startChatter(dir string, args ...string) (*process, error) {
 func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	_ = p.cmd.Wait()
+	if p.postgres != nil {
+		p.postgres.stop()
+	}
 }
 
-// cpu is the processor time used so far, user and system, in steps of 10 ms.
+// cpu is the processor time used so far, user and system, in steps of 10 ms; that of its PostgreSQL included.
 func (p *process) cpu() time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	used := cpuOf(p.cmd.Process.Pid)
+	if p.postgres != nil {
+		for _, pid := range p.postgres.pids() {
+			used += cpuOf(pid)
+		}
+	}
+	return used
+}
+
+func cpuOf(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		panic(err) // this program needs Linux, and a live process
 	}

@@ -36,6 +36,17 @@ var workloads = []workload{
 			compare("", "server CPU µs a delivery", s, "cpu", "bare", none, 0),
 		}, nil
 	}},
+	{"postgres", "the fan-out of 128, on PostgreSQL", func(ctx context.Context, b *bencher) ([]row, error) {
+		s, err := b.fanOuts(ctx, []string{"grpcchatter postgres", "jetstream"}, fanOut{rooms: 1, members: 51, inFlight: 128})
+		if err != nil {
+			return nil, err
+		}
+		s["grpcchatter"] = s["grpcchatter postgres"]
+		return []row{
+			compare("fan-out on PostgreSQL, 128 in flight", "deliveries/s", s, "rate", "jetstream", atLeast, 1.0),
+			compare("", "CPU µs a delivery, PostgreSQL's included", s, "cpu", "jetstream", none, 0),
+		}, nil
+	}},
 	{"rooms", "10 rooms of 10 people, all busy", func(ctx context.Context, b *bencher) ([]row, error) {
 		s, err := b.fanOuts(ctx, []string{"grpcchatter", "bare", "nats"}, fanOut{rooms: 10, members: 10, inFlight: 16})
 		if err != nil {
@@ -141,6 +152,16 @@ func (b *bencher) launch(ctx context.Context, kind string, rooms ...string) (*ta
 	switch kind {
 	case "grpcchatter":
 		proc, err = b.startChatter(dir)
+	case "grpcchatter postgres":
+		var pg *postgres
+		if pg, err = startPostgres(); err != nil {
+			return nil, nil, err
+		}
+		if proc, err = b.startChatter(dir, "--database-url="+pg.url); err != nil {
+			pg.stop()
+			return nil, nil, err
+		}
+		proc.postgres = pg
 	case "grpcchatter normal":
 		proc, err = b.startChatter(dir, "--sqlite-synchronous=normal")
 	default:

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// testdata/schemaN.sql is schema.sql as it was in version N, and never changes. A database of each is brought to
+// today's version, and is then like a new one; with its data. The last of them is schema.sql itself.
+func TestOldSchemas(t *testing.T) {
+	t.Parallel()
+	for version := 1; version <= schemaVersion; version++ {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			frozen, err := os.ReadFile(fmt.Sprintf("testdata/schema%d.sql", version))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if version == schemaVersion && string(frozen) != schemaSQL {
+				t.Error("schema.sql was changed: raise schemaVersion, add a step to migrate, and freeze the new one")
+			}
+			old, fresh := t.TempDir(), t.TempDir()
+			made := openStoreIn(t, old, func(ctx context.Context, s *store, tx *sql.Tx) error {
+				return s.execSchema(ctx, tx, string(frozen))
+			})
+			if _, err := made.addUser(t.Context(), "ann", "x", roleAdmin); err != nil {
+				t.Fatal(err)
+			}
+			if err := made.close(); err != nil {
+				t.Fatal(err)
+			}
+			list := mustRun(t, old, "", "user", "list", "--database-url="+databaseURL(t, old))
+			if !strings.Contains(list, "ann") {
+				t.Errorf("user list:\n%s", list)
+			}
+			mustRun(t, fresh, testPassword, "user", "add", "ann", "--database-url="+databaseURL(t, fresh))
+			wantSameSchema(t, openData(t, old), openData(t, fresh))
+		})
+	}
+}
+
+// openStoreIn opens an empty database in a folder, and makes what is in it.
+func openStoreIn(t testing.TB, dir string, make func(context.Context, *store, *sql.Tx) error) *store {
+	t.Helper()
+	if pgServer == nil {
+		if err := os.WriteFile(filepath.Join(dir, "grpcchatter.db"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, dir), Synchronous: "full", Bare: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.write(t.Context(), func(ctx context.Context, tx *sql.Tx) error { return make(ctx, s, tx) }); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// wantSameSchema compares the columns and the indexes of two databases.
+func wantSameSchema(t testing.TB, a, b *sql.DB) {
+	t.Helper()
+	queries := []string{`SELECT m.name, c.name || ' ' || c.type || ' ' || c."notnull" || ' ' || c.pk FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'`,
+		`SELECT tbl_name, coalesce(sql, name) FROM sqlite_master WHERE type = 'index'`}
+	if pgServer != nil {
+		queries = []string{`SELECT table_name, column_name || ' ' || data_type || ' ' || coalesce(character_maximum_length, 0) || ' ' || is_nullable
+			FROM information_schema.columns WHERE table_schema = current_schema()`,
+			`SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = current_schema()`}
+	}
+	read := func(db *sql.DB) (all []string) {
+		for _, query := range queries {
+			rows, err := db.Query(query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var table, what string
+				if err := rows.Scan(&table, &what); err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, table+": "+what)
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
+	got, want := read(a), read(b)
+	if len(want) < 30 || !slices.Equal(got, want) {
+		t.Errorf("the schema is\n%s\nand a new one\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

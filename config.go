@@ -44,10 +44,15 @@ type dataSettings struct {
 }
 
 func (s dataSettings) check() error {
-	if path, ok := strings.CutPrefix(s.DatabaseURL, "sqlite:"); ok && path != "" || isPostgres(s.DatabaseURL) {
+	if isDatabase(s.DatabaseURL) {
 		return nil
 	}
 	return errors.New("DATABASE_URL: want sqlite:PATH, such as sqlite:grpcchatter.db, or postgres://USER:PASSWORD@HOST:PORT/DATABASE") // without the value: it may hold a password
+}
+
+func isDatabase(url string) bool {
+	path, ok := strings.CutPrefix(url, "sqlite:")
+	return ok && path != "" || isPostgres(url)
 }
 
 // config is the configuration, checked.

@@ -41,6 +41,8 @@ type store struct {
 	// written what an earlier one has lost. onBroken, set before the first write, is told.
 	broken   atomic.Bool
 	onBroken func(error)
+	// regained has an element when another server may have written.
+	regained chan struct{}
 }
 
 // engine is what the two databases do differently.
@@ -52,11 +54,15 @@ type engine interface {
 	// lockSchema and lockUsers let one transaction at a time make or adopt a schema, and change accounts.
 	lockSchema(context.Context, *sql.Tx) error
 	lockUsers(context.Context, *sql.Tx) error
-	// transact calls fn in a transaction. Once begun, it goes through even if ctx ends.
+	// writable returns an error while nothing may be written.
+	writable() error
+	// transact calls fn in a transaction, and returns the driver's errors: see store.write.
 	transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error
-	// addMessages and storedBefore are the store's.
-	addMessages(context.Context, []message) error
-	storedBefore(context.Context, []message) ([]message, error)
+	// forReading bounds how long a read may take, where it could take for ever.
+	forReading(context.Context) (context.Context, context.CancelFunc)
+	// insertMessages and findMessages are addMessages and storedBefore with the driver's errors.
+	insertMessages(context.Context, []message) error
+	findMessages(context.Context, []message) ([]message, error)
 	// kind returns which of our errors one of the driver's is, nil if none.
 	kind(error) error
 	// value is a value for a column; override and numbered complete an INSERT of rows with all their columns, whose
@@ -94,14 +100,15 @@ type storeOptions struct {
 	Synchronous string // full or normal; of SQLite
 	Create      bool   // make a new database where there is none
 	Exclusive   bool   // as a server: only one process at a time
-	Bare        bool   // leave the schema as it is
+	Adopt       bool   // take over a database of the original project
+	Bare        bool   // leave the schema as it is: only for transactions of w, and for inspect
 	Log         *slog.Logger
 }
 
 // openStore opens a database, of which the schema is made or checked.
 func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
-	s := &store{}
+	s := &store{regained: make(chan struct{}, 1)}
 	open := openSQLite
 	if isPostgres(o.URL) {
 		open = openPostgres
@@ -116,14 +123,14 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	return s, nil
 }
 
-// ping tells whether the database answers.
+// ping tells whether the database answers, and may be written.
 func (s *store) ping(ctx context.Context) error {
 	var one int
-	return s.dbError(s.r.QueryRowContext(ctx, `SELECT 1 FROM schema_version`).Scan(&one))
+	return cmp.Or(s.row(ctx, func(row scanner) error { return row.Scan(&one) }, `SELECT 1 FROM schema_version`), s.writable())
 }
 
-// migrate makes the schema if create is set, or brings it to schemaVersion.
-func (s *store) migrate(ctx context.Context, create bool) error {
+// migrate makes the schema, or brings it to schemaVersion, as far as o allows that.
+func (s *store) migrate(ctx context.Context, o storeOptions) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if err := s.lockSchema(ctx, tx); err != nil {
 			return err
@@ -133,10 +140,12 @@ func (s *store) migrate(ctx context.Context, create bool) error {
 			return err
 		}
 		switch {
-		case state == stateEmpty && !create:
+		case state == stateEmpty && !o.Create:
 			return errors.New("it is empty: start the server once, or add an account")
 		case state == stateEmpty:
 			return s.execSchema(ctx, tx, schemaSQL)
+		case state == stateOriginal && !o.Adopt:
+			return errors.New("it is the original project's: start the server on it, which takes it over")
 		case state == stateOriginal:
 			return s.adopt(ctx, tx)
 		}
@@ -192,6 +201,9 @@ func (s *store) writing(fn func() error) error {
 	if s.broken.Load() {
 		return errBroken
 	}
+	if err := s.writable(); err != nil {
+		return err
+	}
 	err := s.dbError(fn())
 	if errors.Is(err, errBroken) && !s.broken.Swap(true) && s.onBroken != nil {
 		s.onBroken(err)
@@ -207,10 +219,14 @@ func (s *store) dbError(err error) error {
 	case errors.Is(err, sql.ErrNoRows):
 		return errNotFound
 	}
-	if kind := s.kind(err); kind != nil && !errors.Is(err, kind) {
+	switch kind := s.kind(err); {
+	case kind == nil || errors.Is(err, kind):
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %v", kind, err) // it was our time that was over, and not the caller's
+	default:
 		return fmt.Errorf("%w: %w", kind, err)
 	}
-	return err
 }
 
 // setting returns the value kept under name, first stored from make if there is none.
@@ -224,8 +240,17 @@ func (s *store) setting(ctx context.Context, name string, make func() string) (v
 	return value, err
 }
 
+// row runs a query for one row on a reader.
+func (s *store) row(ctx context.Context, scan func(scanner) error, query string, args ...any) error {
+	ctx, done := s.forReading(ctx)
+	defer done()
+	return s.dbError(scan(s.r.QueryRowContext(ctx, query, args...)))
+}
+
 // each runs a query on a reader and calls fn for every row.
 func (s *store) each(ctx context.Context, fn func(*sql.Rows) error, query string, args ...any) error {
+	ctx, done := s.forReading(ctx)
+	defer done()
 	rows, err := s.r.QueryContext(ctx, query, args...)
 	if err != nil {
 		return s.dbError(err)
@@ -237,6 +262,16 @@ func (s *store) each(ctx context.Context, fn func(*sql.Rows) error, query string
 		}
 	}
 	return s.dbError(rows.Err())
+}
+
+// pause waits for d, or returns the error of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // scanner is a *sql.Row or *sql.Rows.

@@ -19,9 +19,9 @@ type message struct {
 
 // lastSeq returns a room's newest seq, 0 if it has no message. errNotFound: the room is gone.
 func (s *store) lastSeq(ctx context.Context, roomID int64) (seq uint64, err error) {
-	err = s.r.QueryRowContext(ctx, `SELECT coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), 0)
-		FROM rooms r WHERE r.id = $1 AND r.short_code IS NOT NULL`, roomID).Scan(&seq)
-	return seq, s.dbError(err)
+	err = s.row(ctx, func(row scanner) error { return row.Scan(&seq) }, `SELECT coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), 0)
+		FROM rooms r WHERE r.id = $1 AND r.short_code IS NOT NULL`, roomID)
+	return seq, err
 }
 
 // messagesAfter returns the messages that follow seq, oldest first: at most limit of them and about maxBytes
@@ -62,14 +62,14 @@ const messageColumns = `room_id, seq, user_id, sent_at, client_message_id, body`
 // addMessages stores messages in one transaction. When it returns nil they are on the disk. errConflict: a
 // client_message_id is stored already, or a room is gone; nothing was stored. Only the committer calls it.
 func (s *store) addMessages(msgs []message) error {
-	return s.writing(func() error { return s.engine.addMessages(context.Background(), msgs) })
+	return s.writing(func() error { return s.insertMessages(context.Background(), msgs) })
 }
 
 // storedBefore returns those of msgs that are stored already under their room, sender and ClientMessageID, as they
 // are stored, but for UserName. Only the committer calls it.
 func (s *store) storedBefore(msgs []message) (found []message, err error) {
 	err = s.writing(func() (err error) {
-		found, err = s.engine.storedBefore(context.Background(), msgs)
+		found, err = s.findMessages(context.Background(), msgs)
 		return err
 	})
 	return found, err

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,29 +19,23 @@ import (
 )
 
 const (
-	// pgConns is how many connections a server has to PostgreSQL, beside the one that holds its lock.
-	pgConns = 16
-	// pgTimeout is how long a transaction may take. A COMMIT that has no answer by then may have taken place.
-	pgTimeout = 30 * time.Second
+	// pgWriters and pgReaders are how many connections a server has to PostgreSQL, beside the one of its lock.
+	pgWriters, pgReaders = 4, 12
+	// pgTimeout is how long a transaction, or a read, may take. A COMMIT that has no answer by then may have taken place.
+	pgTimeout = 10 * time.Second
 	// pgConnect is how long a new connection may take.
 	pgConnect = 5 * time.Second
 	// pgWait is how long a server waits at its start for a database that is away.
 	pgWait = time.Minute
-	// pgCheck is how often the lock is looked at.
-	pgCheck = time.Second
-	// The advisory locks: of the one server, and of who makes the schema.
-	pgServerLock, pgSchemaLock = 0x67727063, 0x67727064
+	// pgSchemaLock is the advisory lock of who makes or adopts the schema.
+	pgSchemaLock = 0x67727064
 )
 
 // postgresEngine is a PostgreSQL database.
 type postgresEngine struct {
-	db     *sql.DB
-	log    *slog.Logger
-	lock   *sql.Conn     // the connection that holds the lock, of a server
-	lost   atomic.Bool   // somebody else may have the lock: nothing may be written
-	stop   chan struct{} // ends keepLock
-	kept   chan struct{} // closed when keepLock has ended
-	cancel context.CancelFunc
+	// Who writes does not queue behind all who read.
+	w, r *sql.DB
+	lock *serverLock // nil: it is not a server's
 }
 
 func isPostgres(url string) bool {
@@ -50,7 +43,7 @@ func isPostgres(url string) bool {
 }
 
 func openPostgres(ctx context.Context, s *store, o storeOptions) error {
-	e := &postgresEngine{log: o.Log, stop: make(chan struct{}), kept: make(chan struct{})}
+	e := &postgresEngine{}
 	s.engine, s.place = e, "that DATABASE_URL names"
 	cfg, err := pgx.ParseConfig(o.URL)
 	if err != nil {
@@ -58,125 +51,81 @@ func openPostgres(ctx context.Context, s *store, o storeOptions) error {
 	}
 	s.place = fmt.Sprintf("%s of PostgreSQL on %s", cfg.Database, net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)))
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, pgConnect)
+	cfg.DialFunc = dialPostgres
 	cfg.RuntimeParams["application_name"] = cmp.Or(cfg.RuntimeParams["application_name"], "grpcchatter")
-	e.db = stdlib.OpenDB(*cfg)
-	e.db.SetMaxOpenConns(pgConns + 1)
-	e.db.SetMaxIdleConns(pgConns + 1)
-	e.db.SetConnMaxIdleTime(time.Minute)
-	s.w, s.r = e.db, e.db
+	pool := func(conns int) *sql.DB {
+		db := stdlib.OpenDB(*cfg)
+		db.SetMaxOpenConns(conns)
+		db.SetMaxIdleConns(conns)
+		db.SetConnMaxIdleTime(time.Minute)
+		return db
+	}
+	e.w, e.r = pool(pgWriters), pool(pgReaders)
+	s.w, s.r = e.w, e.r
 	if o.Exclusive {
-		if err := e.await(ctx); err != nil {
+		if err := await(ctx, e, o.Log); err != nil {
 			return err
 		}
-		if err := e.awaitLock(ctx); err != nil {
+		if e.lock, err = newServerLock(ctx, pool(1), o.Log, s.regained); err != nil {
 			return err
 		}
-		go e.keepLock()
-	} else {
-		close(e.kept)
 	}
 	if o.Bare {
 		_, err := s.inspect(ctx, s.w)
 		return err
 	}
-	return s.migrate(ctx, o.Create)
+	return s.migrate(ctx, o)
+}
+
+// dialPostgres makes a connection that ends when the other side is gone without a word.
+func dialPostgres(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		setAckTimeout(tcp, pgTimeout)
+	}
+	return conn, err
 }
 
 // await waits for a database that cannot be reached, or is about to start.
-func (e *postgresEngine) await(ctx context.Context) error {
+func await(ctx context.Context, e *postgresEngine, log *slog.Logger) error {
 	told := false
 	for end := time.Now().Add(pgWait); ; {
-		err := e.db.PingContext(ctx)
-		if err == nil || !errors.Is(e.kind(err), errUnavailable) || time.Now().After(end) {
+		err := e.r.PingContext(ctx)
+		if err == nil || !isAway(err) || time.Now().After(end) {
 			return err
 		}
 		if !told {
-			e.log.Warn("the database does not answer: waiting for it", "for", pgWait, "cause", e.describe(err))
+			log.Warn("the database does not answer: waiting for it", "for", pgWait, "cause", e.describe(err))
 			told = true
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pgCheck):
-		}
-	}
-}
-
-// awaitLock takes the lock. PostgreSQL may need a moment to see that a server has been killed.
-func (e *postgresEngine) awaitLock(ctx context.Context) error {
-	for end := time.Now().Add(pgConnect); ; time.Sleep(50 * time.Millisecond) {
-		err := e.takeLock(ctx)
-		if !errors.Is(err, errLocked) || time.Now().After(end) {
+		if err := pause(ctx, pgCheck); err != nil {
 			return err
 		}
 	}
 }
 
-// takeLock makes this the only server on the database, or returns errLocked. The lock goes with the connection.
-func (e *postgresEngine) takeLock(ctx context.Context) error {
-	conn, err := e.db.Conn(ctx)
-	if err != nil {
-		return err
+// isAway tells what passes by itself from what somebody has to mend.
+func isAway(err error) bool {
+	var pg *pgconn.PgError
+	var network net.Error
+	switch {
+	case errors.As(err, &pg):
+		return pg.Code == "57P03" || pg.Code == "53300" // it is about to start; it has too many connections
+	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return true
 	}
-	var got bool
-	err = conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, int64(pgServerLock)).Scan(&got)
-	if err == nil && !got {
-		err = errLocked
-	}
-	if err != nil {
-		_ = conn.Close()
-		return err
-	}
-	e.lock = conn
-	return nil
+	return false
 }
 
-// keepLock takes the lock again whenever its connection is lost, until close. Meanwhile nothing is written.
-func (e *postgresEngine) keepLock() {
-	defer close(e.kept)
-	tick := time.NewTicker(pgCheck)
-	defer tick.Stop()
-	for {
-		select {
-		case <-e.stop:
-			return
-		case <-tick.C:
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), pgConnect)
-		if e.lock != nil {
-			if _, err := e.lock.ExecContext(ctx, `SELECT 1`); err != nil {
-				e.lost.Store(true)
-				e.log.Error("the connection that holds the server's lock is lost: nothing is stored until it is back", "cause", err)
-				_ = e.lock.Raw(func(any) error { return driver.ErrBadConn }) // it must not go back to the others with a lock
-				_ = e.lock.Close()
-				e.lock = nil
-			}
-		}
-		if e.lock == nil && e.takeLock(ctx) == nil {
-			e.lost.Store(false)
-			e.log.Info("the server has its lock again")
-		}
-		cancel()
-	}
-}
-
-// close lets go of the lock.
 func (e *postgresEngine) close() error {
-	select {
-	case <-e.kept: // there is no keepLock, or it has ended
-	default:
-		if e.lock != nil {
-			close(e.stop)
-			<-e.kept
-		}
-	}
-	if e.lock != nil {
-		_ = e.lock.Close() // with the connections of the pool
-	}
-	if e.db == nil {
+	if e.w == nil {
 		return nil
 	}
-	return e.db.Close()
+	errs := []error{e.w.Close(), e.r.Close()}
+	if e.lock != nil {
+		errs = append(errs, e.lock.close()) // the last: nobody else may write before
+	}
+	return errors.Join(errs...)
 }
 
 func (*postgresEngine) types() []string {
@@ -185,6 +134,7 @@ func (*postgresEngine) types() []string {
 		"{timestamp}", "timestamptz",
 		"{bytes}", "bytea",
 		" {clustered}", "",
+		"{bytewise}", `COLLATE "C"`,
 	}
 }
 
@@ -206,13 +156,12 @@ func (*postgresEngine) state(ctx context.Context, q querier) (s state, err error
 		}
 		columns[table] = n
 	}
-	_, ours := columns["schema_version"]
 	switch {
 	case rows.Err() != nil:
 		return s, rows.Err()
 	case len(columns) == 0:
 		return stateEmpty, nil
-	case ours:
+	case len(columns) == 7:
 		return stateOurs, nil
 	case len(columns) == 2 && columns["users"] == 5 && columns["roles"] == 2:
 		return stateOriginal, nil
@@ -230,21 +179,29 @@ func (*postgresEngine) lockUsers(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
-// writable returns errUnavailable if another server may be writing.
 func (e *postgresEngine) writable() error {
-	if e.lost.Load() {
+	if e.lock != nil && e.lock.lost.Load() {
 		return errUnavailable
 	}
 	return nil
 }
 
+func (*postgresEngine) forReading(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, pgTimeout)
+}
+
+// transact waits for a connection as long as ctx and writeWait let it. What has begun goes through even if ctx ends.
 func (e *postgresEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	if err := e.writable(); err != nil {
+	waiting, cancel := context.WithTimeout(ctx, writeWait)
+	defer cancel()
+	conn, err := e.w.Conn(waiting)
+	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pgTimeout)
+	defer conn.Close() // gives it back
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), pgTimeout)
 	defer cancel()
-	tx, err := e.db.BeginTx(ctx, nil)
+	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -269,23 +226,20 @@ func columnsOf(msgs []message) []any {
 	return []any{rooms, seqs, users, sent, ids, bodies}
 }
 
-// addMessages takes one round trip: a statement alone is a transaction.
-func (e *postgresEngine) addMessages(ctx context.Context, msgs []message) error {
-	if err := e.writable(); err != nil {
-		return err
-	}
+// insertMessages takes one round trip: a statement alone is a transaction.
+func (e *postgresEngine) insertMessages(ctx context.Context, msgs []message) error {
 	ctx, cancel := context.WithTimeout(ctx, pgTimeout)
 	defer cancel()
-	_, err := e.db.ExecContext(ctx, `INSERT INTO messages (`+messageColumns+`)
+	_, err := e.w.ExecContext(ctx, `INSERT INTO messages (`+messageColumns+`)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[])`, columnsOf(msgs)...)
 	return err
 }
 
-func (e *postgresEngine) storedBefore(ctx context.Context, msgs []message) ([]message, error) {
+func (e *postgresEngine) findMessages(ctx context.Context, msgs []message) ([]message, error) {
 	ctx, cancel := context.WithTimeout(ctx, pgTimeout)
 	defer cancel()
 	c := columnsOf(msgs)
-	rows, err := e.db.QueryContext(ctx, `SELECT m.room_id, m.seq, m.user_id, m.sent_at, m.client_message_id, m.body
+	rows, err := e.w.QueryContext(ctx, `SELECT m.room_id, m.seq, m.user_id, m.sent_at, m.client_message_id, m.body
 		FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS w (room_id, user_id, id)
 		JOIN messages m ON m.room_id = w.room_id AND m.user_id = w.user_id AND m.client_message_id = w.id`, c[0], c[2], c[4])
 	if err != nil {
@@ -314,7 +268,7 @@ func (*postgresEngine) kind(err error) error {
 		return nil
 	case errors.As(err, &connect), errors.As(err, &network), errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone),
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, context.DeadlineExceeded),
-		err != nil && strings.Contains(err.Error(), "conn closed"):
+		errors.Is(err, pgconn.ErrConnClosed):
 		return errUnavailable
 	}
 	return nil
@@ -355,54 +309,6 @@ func innermost(err error) error {
 			return err
 		}
 	}
-}
-
-// adopt makes a database of the original project one of this program. No account changes: where names differ in
-// case only, the first one is found by either spelling, the others by their own.
-func (s *store) adopt(ctx context.Context, tx *sql.Tx) error {
-	for _, statement := range []string{
-		`INSERT INTO roles (name) VALUES ('USER'), ('ADMIN') ON CONFLICT DO NOTHING`,
-		`ALTER TABLE users ADD COLUMN name_key text UNIQUE, ADD COLUMN disabled boolean NOT NULL DEFAULT false, ADD COLUMN version bigint NOT NULL DEFAULT 0`,
-	} {
-		if _, err := tx.ExecContext(ctx, statement); err != nil {
-			return err
-		}
-	}
-	if err := s.fillNameKeys(ctx, tx); err != nil {
-		return err
-	}
-	// The rest of the schema, without the two tables that are there.
-	_, rest, _ := strings.Cut(schemaSQL, "CREATE TABLE schema_version")
-	before, after, _ := strings.Cut(rest, "CREATE TABLE roles")
-	_, after, _ = strings.Cut(after, "CREATE INDEX users_version")
-	return s.execSchema(ctx, tx, "CREATE TABLE schema_version"+before+"CREATE INDEX users_version"+after)
-}
-
-func (s *store) fillNameKeys(ctx context.Context, tx *sql.Tx) error {
-	rows, err := tx.QueryContext(ctx, `SELECT id, username FROM users ORDER BY id`)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	var ids []int64
-	var keys []string
-	taken := map[string]bool{}
-	for rows.Next() {
-		var id int64
-		var name string
-		if err := rows.Scan(&id, &name); err != nil {
-			return err
-		}
-		if key := nameKey(name); !taken[key] {
-			taken[key] = true
-			ids, keys = append(ids, id), append(keys, key)
-		}
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `UPDATE users u SET name_key = k.key FROM unnest($1::bigint[], $2::text[]) AS k (id, key) WHERE u.id = k.id`, ids, keys)
-	return err
 }
 
 func (*postgresEngine) value(kind columnKind, v any) any {

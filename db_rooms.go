@@ -49,14 +49,20 @@ func (s *store) addRoom(ctx context.Context, code, name, hash string, ownerID in
 
 // roomByCode finds a room as userID sees it. errNotFound: there is none, or it was deleted.
 func (s *store) roomByCode(ctx context.Context, code string, userID int64) (roomRow, error) {
-	r, err := scanRoom(s.r.QueryRowContext(ctx, selectRoom+`r.short_code = $2`, userID, code))
-	return r, s.dbError(err)
+	return s.roomWhere(ctx, `r.short_code = $2`, userID, code)
 }
 
 // roomByID is roomByCode by id.
 func (s *store) roomByID(ctx context.Context, id, userID int64) (roomRow, error) {
-	r, err := scanRoom(s.r.QueryRowContext(ctx, selectRoom+`r.id = $2`, userID, id))
-	return r, s.dbError(err)
+	return s.roomWhere(ctx, `r.id = $2`, userID, id)
+}
+
+func (s *store) roomWhere(ctx context.Context, where string, userID int64, key any) (r roomRow, err error) {
+	err = s.row(ctx, func(row scanner) (err error) {
+		r, err = scanRoom(row)
+		return err
+	}, selectRoom+where, userID, key)
+	return r, err
 }
 
 // roomsOf lists the rooms that a user is a member of, by name.
@@ -73,8 +79,15 @@ func (s *store) roomsOf(ctx context.Context, userID int64) (rooms []roomRow, err
 // addMember makes a user a member of a room, if it is not one yet and the room exists.
 func (s *store) addMember(ctx context.Context, roomID, userID int64) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO members (room_id, user_id)
-			SELECT r.id, CAST($2 AS bigint) FROM rooms r WHERE r.id = $1 AND r.short_code IS NOT NULL ON CONFLICT DO NOTHING`, roomID, userID)
+		// It changes nothing, but keeps the room as it is until the commit: PostgreSQL would let it be deleted meanwhile.
+		res, err := tx.ExecContext(ctx, `UPDATE rooms SET name = name WHERE id = $1 AND short_code IS NOT NULL`, roomID)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO members (room_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, roomID, userID)
 		return err
 	})
 }
@@ -104,7 +117,7 @@ const purgeStep = 500
 // more to do.
 func (s *store) purgeDeletedRooms(ctx context.Context) (more bool, err error) {
 	var id int64
-	err = s.dbError(s.r.QueryRowContext(ctx, `SELECT id FROM rooms WHERE short_code IS NULL LIMIT 1`).Scan(&id))
+	err = s.row(ctx, func(row scanner) error { return row.Scan(&id) }, `SELECT id FROM rooms WHERE short_code IS NULL LIMIT 1`)
 	if errors.Is(err, errNotFound) {
 		return false, nil
 	}
@@ -118,6 +131,9 @@ func (s *store) purgeDeletedRooms(ctx context.Context) (more bool, err error) {
 			return err
 		}
 		if n, err := res.RowsAffected(); err != nil || n > 0 {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM members WHERE room_id = $1`, id); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `DELETE FROM rooms WHERE id = $1`, id)

@@ -75,7 +75,7 @@ func openSQLite(ctx context.Context, s *store, o storeOptions) error {
 	if o.Bare {
 		return nil
 	}
-	if err := s.migrate(ctx, o.Create); err != nil {
+	if err := s.migrate(ctx, o); err != nil {
 		return err
 	}
 	if err := e.useWAL(ctx); err != nil {
@@ -129,9 +129,12 @@ func (e *sqliteEngine) takeLock(ctx context.Context) error {
 
 // useWAL turns the write-ahead log on, which stays so. SQLite does not wait here for others who do it too.
 func (e *sqliteEngine) useWAL(ctx context.Context) error {
-	for end := time.Now().Add(writeWait); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(writeWait); ; {
 		_, err := e.w.ExecContext(ctx, `PRAGMA journal_mode = WAL`)
 		if !isSQLite(err, sqlite3.SQLITE_BUSY) || time.Now().After(end) {
+			return err
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -156,6 +159,7 @@ func (*sqliteEngine) types() []string {
 		"{timestamp}", "timestamp",
 		"{bytes}", "text",
 		"{clustered}", "WITHOUT ROWID",
+		"{bytewise}", "COLLATE BINARY",
 	}
 }
 
@@ -293,10 +297,20 @@ func (b batchStmts) chunks(tx *sql.Tx, msgs []message, fn func(*sql.Stmt, []mess
 			}
 		}
 	}
+	if len(msgs) > 0 {
+		return errors.New("no statement was prepared")
+	}
 	return nil
 }
 
-func (e *sqliteEngine) addMessages(ctx context.Context, msgs []message) error {
+func (*sqliteEngine) writable() error { return nil }
+
+// forReading adds nothing: a file answers, and the driver would need a goroutine for every read.
+func (*sqliteEngine) forReading(ctx context.Context) (context.Context, context.CancelFunc) {
+	return ctx, func() {}
+}
+
+func (e *sqliteEngine) insertMessages(ctx context.Context, msgs []message) error {
 	args := make([]any, 0, 64*6)
 	return e.transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		return e.insert.chunks(tx, msgs, func(stmt *sql.Stmt, chunk []message) error {
@@ -315,7 +329,7 @@ func (e *sqliteEngine) addMessages(ctx context.Context, msgs []message) error {
 	})
 }
 
-func (e *sqliteEngine) storedBefore(ctx context.Context, msgs []message) (found []message, err error) {
+func (e *sqliteEngine) findMessages(ctx context.Context, msgs []message) (found []message, err error) {
 	err = e.transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		return e.lookup.chunks(tx, msgs, func(stmt *sql.Stmt, chunk []message) error {
 			args := make([]any, 0, len(chunk)*3)

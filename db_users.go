@@ -52,13 +52,19 @@ func (s *store) addUser(ctx context.Context, name, hash, role string) (user, err
 
 // userByName finds an account by its exact name, else by its name without regard to case.
 func (s *store) userByName(ctx context.Context, name string) (user, error) {
-	u, err := scanUser(s.r.QueryRowContext(ctx, selectUserByName, name, nameKey(name)))
-	return u, s.dbError(err)
+	return s.user(ctx, selectUserByName, name, nameKey(name))
 }
 
 func (s *store) userByID(ctx context.Context, id int64) (user, error) {
-	u, err := scanUser(s.r.QueryRowContext(ctx, selectUser+`WHERE u.id = $1`, id))
-	return u, s.dbError(err)
+	return s.user(ctx, selectUser+`WHERE u.id = $1`, id)
+}
+
+func (s *store) user(ctx context.Context, query string, args ...any) (u user, err error) {
+	err = s.row(ctx, func(row scanner) (err error) {
+		u, err = scanUser(row)
+		return err
+	}, query, args...)
+	return u, err
 }
 
 // allUsers lists every account by name.

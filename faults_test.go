@@ -10,7 +10,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -211,6 +210,7 @@ func (p *serverProcess) visit(roomToken, id string) error {
 // server waits for it. Senders are told to come back, reading goes on, and once the lock is free everything
 // that was sent is stored once, without a new start.
 func TestLockedUnderLoad(t *testing.T) {
+	onlySQLite(t) // TestPostgresRestarts is its like
 	t.Parallel()
 	p := startWatched(t)
 	token := p.login("anna")
@@ -222,7 +222,6 @@ func TestLockedUnderLoad(t *testing.T) {
 	sender.say()
 	c.settle(t, 10*time.Second)
 
-	onlySQLite(t) // TestPostgresRestarts is its like
 	tx, err := openData(t, p.dir).Begin()
 	if err != nil {
 		t.Fatal(err)
@@ -265,7 +264,7 @@ func startInside(t *testing.T) (*server, *serverProcess) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newServer(t.Context(), cfg, "sqlite:"+filepath.Join(t.TempDir(), "data.db"), slog.New(slog.DiscardHandler))
+	s, err := newServer(t.Context(), cfg, databaseURL(t, t.TempDir()), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

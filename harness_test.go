@@ -314,8 +314,13 @@ func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) 
 func runTests(m *testing.M) int {
 	flag.Parse()
 	code := 0
-	if !strings.HasPrefix(*onDatabase, "postgres") {
+	switch *onDatabase {
+	case "", "sqlite":
 		code = m.Run()
+	case "postgres":
+	default:
+		fmt.Println("FAIL: -database: want sqlite or postgres")
+		return 1
 	}
 	if code == 0 && *onDatabase != "sqlite" {
 		code = runOnPostgres(m)
@@ -333,7 +338,7 @@ func runTests(m *testing.M) int {
 // runOnPostgres runs the tests a second time.
 func runOnPostgres(m *testing.M) int {
 	s, err := startPostgres()
-	if errors.Is(err, errNoPostgres) && os.Getenv("CI") == "" {
+	if errors.Is(err, errNoPostgres) && os.Getenv("CI") == "" && *onDatabase == "" {
 		fmt.Println("SKIPPED on PostgreSQL:", err)
 		return 0
 	} else if err != nil {

@@ -38,7 +38,7 @@ func listen(key, addr string) (*listener, error) {
 	root := patientListener{l}
 	m := cmux.New(root)
 	m.SetReadTimeout(sniffTimeout)
-	// By the preface alone. By the content type, grpc-go's clients would wait for SETTINGS that do not come
+	// By the preface alone, of which plainCredentials relies on it that no more is read here. By the content type, grpc-go's clients would wait for SETTINGS that do not come
 	// before the match (cmux #64).
 	return &listener{Listener: root, mux: m, grpc: m.Match(cmux.HTTP2()), http: m.Match(cmux.Any())}, nil
 }

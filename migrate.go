@@ -12,8 +12,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,14 +21,14 @@ import (
 
 // migrateCommand copies all data from one database to another.
 type migrateCommand struct {
-	From string `required:"" placeholder:"URL" help:"The database to copy: sqlite:PATH or postgres://… No server may be running on it."`
-	To   string `required:"" placeholder:"URL" help:"The database to fill. It must have no data."`
+	From string `required:"" env:"MIGRATE_FROM" placeholder:"URL" help:"The database to copy: sqlite:PATH or postgres://… No server may be running on it. Others on this machine can see a flag: where there is a password, the variable is safer."`
+	To   string `required:"" env:"MIGRATE_TO" placeholder:"URL" help:"The database to fill. It must have no data."`
 }
 
 // copiedTable is a table and its columns. The order of the tables is that of their references.
 type copiedTable struct {
 	name    string
-	key     string // what orders its rows
+	key     string // what orders its rows, as in schema.sql
 	columns []copiedColumn
 }
 
@@ -49,7 +49,7 @@ const (
 
 func copiedTables() []copiedTable {
 	return []copiedTable{
-		{"settings", "name", []copiedColumn{{"name", kindText}, {"value", kindText}}},
+		{"settings", "name {bytewise}", []copiedColumn{{"name", kindText}, {"value", kindText}}},
 		{"roles", "id", []copiedColumn{{"id", kindInt}, {"name", kindText}}},
 		{"users", "id", []copiedColumn{{"id", kindInt}, {"created_at", kindTime}, {"username", kindText}, {"password", kindText},
 			{"role_id", kindInt}, {"name_key", kindText}, {"disabled", kindBool}, {"version", kindInt}}},
@@ -73,62 +73,60 @@ func (t copiedTable) list() string {
 const copyBatch = 500
 
 func (c *migrateCommand) Run(ctx context.Context, std stdio) error {
-	for key, url := range map[string]string{"--from": c.From, "--to": c.To} {
-		if err := (dataSettings{DatabaseURL: url}).check(); err != nil {
-			return fmt.Errorf("%s, %w", key, err)
+	for _, flag := range []struct{ name, url string }{{"--from", c.From}, {"--to", c.To}} {
+		if !isDatabase(flag.url) {
+			return fmt.Errorf("%s: want sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE", flag.name)
 		}
 	}
 	if c.From == c.To {
 		return errors.New("--from and --to are the same database")
 	}
-	from, err := openStore(ctx, storeOptions{URL: c.From, Synchronous: "full", Exclusive: true})
+	log := slog.New(slog.NewTextHandler(std.err, nil))
+	from, err := openStore(ctx, storeOptions{URL: c.From, Synchronous: "full", Exclusive: true, Log: log})
 	if err != nil {
 		return err
 	}
 	defer from.close()
-	made := !exists(c.To)
-	to, err := openStore(ctx, storeOptions{URL: c.To, Synchronous: "full", Create: true, Exclusive: true, Bare: true})
+	report, err := c.fill(ctx, from, log, std.err)
 	if err != nil {
-		return err
-	}
-	report, err := copyAll(ctx, from, to, std.err)
-	if err = errors.Join(err, to.close()); err != nil {
-		if made {
-			removeSQLite(c.To)
-		}
 		return err
 	}
 	_, err = io.WriteString(std.out, report)
 	return err
 }
 
-// exists tells whether there is a SQLite file.
-func exists(url string) bool {
-	_, err := os.Stat(strings.TrimPrefix(url, "sqlite:"))
-	return err == nil
-}
-
-// removeSQLite removes a SQLite file that was made for nothing.
-func removeSQLite(url string) {
-	path, ok := strings.CutPrefix(url, "sqlite:")
-	if !ok {
-		return
+// fill copies everything to the target. A SQLite file that was made for it goes if that fails.
+func (c *migrateCommand) fill(ctx context.Context, from *store, log *slog.Logger, progress io.Writer) (report string, err error) {
+	if path, ok := strings.CutPrefix(c.To, "sqlite:"); ok {
+		if _, missing := os.Lstat(path); errors.Is(missing, os.ErrNotExist) {
+			defer func() {
+				if err == nil {
+					return
+				}
+				for _, suffix := range []string{"", "-wal", "-shm", "-journal", "-lock"} {
+					_ = os.Remove(path + suffix) // most of them are not there
+				}
+			}()
+		}
 	}
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal", "-lock"} {
-		_ = os.Remove(filepath.Clean(path) + suffix) // most of them are not there
+	to, err := openStore(ctx, storeOptions{URL: c.To, Synchronous: "full", Create: true, Exclusive: true, Bare: true, Log: log})
+	if err != nil {
+		return "", err
 	}
+	report, err = copyAll(ctx, from, to, progress)
+	return report, errors.Join(err, to.close())
 }
 
 // copyAll fills to in one transaction, and returns what it has compared.
 func copyAll(ctx context.Context, from, to *store, progress io.Writer) (report string, err error) {
 	read, err := from.r.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: true}) // one state for all tables
 	if err != nil {
-		return "", from.dbError(err)
+		return "", fmt.Errorf("cannot read the database %s: %w", from.place, from.describe(err))
 	}
 	defer read.Rollback() // it has only read
 	write, err := to.w.BeginTx(ctx, nil)
 	if err != nil {
-		return "", to.dbError(err)
+		return "", fmt.Errorf("cannot fill the database %s: %w", to.place, to.describe(err))
 	}
 	defer write.Rollback() // does nothing after a commit
 	if err := prepareTarget(ctx, to, write); err != nil {
@@ -136,15 +134,15 @@ func copyAll(ctx context.Context, from, to *store, progress io.Writer) (report s
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TABLE\tROWS\tSHA-256")
+	fmt.Fprintln(w, "TABLE\tROWS\tSHA-256, FIRST 64 BITS")
 	for _, t := range copiedTables() {
-		sum, err := t.copy(ctx, read, write, to, progress)
+		sum, err := t.copy(ctx, from, read, to, write, progress)
 		if err != nil {
-			return "", fmt.Errorf("table %s: %w", t.name, err)
+			return "", fmt.Errorf("table %s: %w", t.name, to.describe(err))
 		}
-		again, err := t.checksum(ctx, write, nil)
+		again, err := t.checksum(ctx, to, write, nil)
 		if err != nil {
-			return "", fmt.Errorf("table %s: %w", t.name, err)
+			return "", fmt.Errorf("table %s: %w", t.name, to.describe(err))
 		}
 		if sum != again {
 			return "", fmt.Errorf("table %s: %d rows with the checksum %s were read, and %d with %s were written: nothing is changed", t.name, sum.rows, sum.hash, again.rows, again.hash)
@@ -161,7 +159,7 @@ func copyAll(ctx context.Context, from, to *store, progress io.Writer) (report s
 		}
 	}
 	if err := write.Commit(); err != nil {
-		return "", to.dbError(err)
+		return "", fmt.Errorf("the answer to COMMIT was an error: look into the database %s before another try: %w", to.place, to.describe(err))
 	}
 	_ = w.Flush() // to a strings.Builder
 	return b.String() + "Both databases hold the same. The server can now be started with DATABASE_URL naming the new one.\n", nil
@@ -206,7 +204,7 @@ type checksum struct {
 }
 
 // copy reads a table, writes it to another database, and returns the checksum of what it read.
-func (t copiedTable) copy(ctx context.Context, read, write *sql.Tx, to *store, progress io.Writer) (checksum, error) {
+func (t copiedTable) copy(ctx context.Context, from *store, read *sql.Tx, to *store, write *sql.Tx, progress io.Writer) (checksum, error) {
 	var total int
 	if err := read.QueryRowContext(ctx, `SELECT count(*) FROM `+t.name).Scan(&total); err != nil {
 		return checksum{}, err
@@ -229,7 +227,7 @@ func (t copiedTable) copy(ctx context.Context, read, write *sql.Tx, to *store, p
 		}
 		return err
 	}
-	sum, err := t.checksum(ctx, read, func(values []any) error {
+	sum, err := t.checksum(ctx, from, read, func(values []any) error {
 		for i, v := range values {
 			args = append(args, to.value(t.columns[i].kind, v))
 		}
@@ -242,8 +240,8 @@ func (t copiedTable) copy(ctx context.Context, read, write *sql.Tx, to *store, p
 }
 
 // checksum reads a table, calls each for every row if it is not nil, and returns the checksum.
-func (t copiedTable) checksum(ctx context.Context, tx *sql.Tx, each func([]any) error) (sum checksum, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT `+t.list()+` FROM `+t.name+` ORDER BY `+t.key)
+func (t copiedTable) checksum(ctx context.Context, s *store, tx *sql.Tx, each func([]any) error) (sum checksum, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT `+t.list()+` FROM `+t.name+` ORDER BY `+strings.NewReplacer(s.types()...).Replace(t.key))
 	if err != nil {
 		return sum, err
 	}

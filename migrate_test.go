@@ -46,7 +46,7 @@ func TestMigrate(t *testing.T) {
 
 	check := func(database string) {
 		t.Helper()
-		r.args = []string{"serve", "--rate-limits=off", "--database-url=" + database}
+		r.args = []string{"serve", "--log-level=debug", "--rate-limits=off", "--database-url=" + database}
 		r.start()
 		again := openSession(t, r.api, r.tokens["alice"], 2) // with its old token
 		for i, body := range bodies[2:] {

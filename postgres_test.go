@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -14,11 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // pgServer is the PostgreSQL on whose databases this round of the tests runs; nil: it runs on SQLite.
@@ -209,14 +206,18 @@ func onlySQLite(t testing.TB) {
 	}
 }
 
-// onlyPostgres ends a test that is about PostgreSQL in the round on SQLite, or for a server that is not ours.
-func onlyPostgres(t testing.TB) *postgresServer {
-	if pgServer == nil || pgServer.dir == "" {
-		t.Skip("on a PostgreSQL of its own only")
+// onlyPostgres ends a test that is about PostgreSQL in the round on SQLite.
+func onlyPostgres(t testing.TB) {
+	if pgServer == nil {
+		t.Skip("on PostgreSQL only")
+	}
+}
+
+// ownPostgres ends a test that changes or stops a PostgreSQL, where there is only somebody else's.
+func ownPostgres(t testing.TB) *postgresServer {
+	onlyPostgres(t)
+	if pgServer.dir == "" {
+		t.Skip("on a PostgreSQL of the tests' own only")
 	}
 	return pgServer
 }
-
-var _ = context.Background
-var _ = strings.Cut
-var _ = time.Now

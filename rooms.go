@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -294,6 +295,18 @@ func (h *hub) endUser(userID, version int64, err error) {
 			s.end(err)
 		}
 	})
+}
+
+// refresh makes visible what another server has stored, and ends the rooms that are gone with err.
+func (h *hub) refresh(ctx context.Context, gone error) {
+	for _, r := range h.all() {
+		<-r.loaded
+		if last, err := h.lastSeq(ctx, r.id); err == nil {
+			r.advance(last)
+		} else if errors.Is(err, errNotFound) {
+			r.close(gone)
+		}
+	}
 }
 
 // shutDown ends all sessions, and entering.

@@ -62,36 +62,85 @@ func openStoreIn(t testing.TB, dir string, make func(context.Context, *store, *s
 	return s
 }
 
-// wantSameSchema compares the columns and the indexes of two databases.
+// wantSameSchema compares columns, indexes and constraints of two databases.
 func wantSameSchema(t testing.TB, a, b *sql.DB) {
 	t.Helper()
-	queries := []string{`SELECT m.name, c.name || ' ' || c.type || ' ' || c."notnull" || ' ' || c.pk FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'`,
-		`SELECT tbl_name, coalesce(sql, name) FROM sqlite_master WHERE type = 'index'`}
+	more := []string{`SELECT tbl_name, coalesce(sql, name) FROM sqlite_master WHERE type = 'index'`,
+		`SELECT m.name, f."from" || ' -> ' || f."table" || ' ' || f."to" FROM sqlite_master m, pragma_foreign_key_list(m.name) f WHERE m.type = 'table'`}
 	if pgServer != nil {
-		queries = []string{`SELECT table_name, column_name || ' ' || data_type || ' ' || coalesce(character_maximum_length, 0) || ' ' || is_nullable
-			FROM information_schema.columns WHERE table_schema = current_schema()`,
-			`SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = current_schema()`}
+		more = []string{`SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = current_schema()`,
+			`SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = current_schema()::regnamespace`}
 	}
-	read := func(db *sql.DB) (all []string) {
-		for _, query := range queries {
-			rows, err := db.Query(query)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer rows.Close()
-			for rows.Next() {
-				var table, what string
-				if err := rows.Scan(&table, &what); err != nil {
-					t.Fatal(err)
-				}
-				all = append(all, table+": "+what)
-			}
+	read := func(db *sql.DB) []string {
+		all := columnsOfAll(t, db)
+		for _, query := range more {
+			all = append(all, readPairs(t, db, query)...)
 		}
 		slices.Sort(all)
 		return all
 	}
 	got, want := read(a), read(b)
-	if len(want) < 30 || !slices.Equal(got, want) {
+	if len(want) < 40 || !slices.Equal(got, want) {
 		t.Errorf("the schema is\n%s\nand a new one\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// columnsOfAll lists "table: column and what it is" of a database.
+func columnsOfAll(t testing.TB, db *sql.DB) []string {
+	t.Helper()
+	if pgServer == nil {
+		return readPairs(t, db, `SELECT m.name, c.name || ' ' || c.type || ' ' || c."notnull" || ' ' || c.pk || ' ' || coalesce(c.dflt_value, '')
+			FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'`)
+	}
+	return readPairs(t, db, `SELECT table_name, column_name || ' ' || data_type || ' ' || coalesce(character_maximum_length, 0) || ' ' || is_nullable
+		|| ' ' || replace(lower(coalesce(column_default, '')), 'current_timestamp', 'now()') || ' ' || coalesce(identity_generation, '')
+		FROM information_schema.columns WHERE table_schema = current_schema()`)
+}
+
+func readPairs(t testing.TB, db *sql.DB, query string) (all []string) {
+	t.Helper()
+	rows, err := db.Query(query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var table, what string
+		if err := rows.Scan(&table, &what); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, table+": "+what)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// migrate copies every column of every table.
+func TestMigrateKnowsTheSchema(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	mustRun(t, dir, testPassword, "user", "add", "ann", "--database-url="+databaseURL(t, dir))
+	db := openData(t, dir)
+	tables := map[string][]string{}
+	for _, line := range columnsOfAll(t, db) {
+		table, column, _ := strings.Cut(line, ": ")
+		column, _, _ = strings.Cut(column, " ")
+		tables[table] = append(tables[table], column)
+	}
+	delete(tables, "schema_version")
+	delete(tables, "sqlite_sequence")
+	for _, table := range copiedTables() {
+		want, got := tables[table.name], strings.Split(table.list(), ", ")
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("of %s migrate copies %v, and there are %v", table.name, got, want)
+		}
+		delete(tables, table.name)
+	}
+	if len(tables) > 0 {
+		t.Errorf("migrate does not know %v", tables)
 	}
 }

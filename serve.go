@@ -80,7 +80,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		}
 		s.listeners = append(s.listeners, l)
 	}
-	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Log: log})
+	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Adopt: true, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +199,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	background.Go(func() { s.hub.cutStalled(ctx) })
 	background.Go(func() { s.watchUsers(ctx) })
 	background.Go(func() { s.chat.purge(ctx) })
+	background.Go(func() { s.refresh(ctx) })
 	s.welcome(out)
 	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.place)
 
@@ -247,6 +248,18 @@ func (s *server) stop() {
 	s.committer.drain()
 	s.chat.writers.Wait()
 	s.log.Info("stopped")
+}
+
+// refresh brings the rooms up to date whenever another server may have written.
+func (s *server) refresh(ctx context.Context) {
+	for {
+		select {
+		case <-s.store.regained:
+			s.hub.refresh(ctx, errRoomDeleted)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // watchUsers ends the streams of accounts that another process has changed: their tokens are void.

@@ -41,9 +41,6 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	if os.Getenv(asBroadcast) != "" {
-		runBroadcast()
-	}
 	os.Exit(runTests(m))
 }
 

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"database/sql"
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -354,4 +358,97 @@ func TestAnyCharacter(t *testing.T) {
 	again := openSession(t, r.api, r.tokens["alice"], 0)
 	again.send(&pb.ChatRequest{Body: "\x00", ClientMessageId: "id\x00"})
 	again.wantMessage(1, "alice", "\x00", "id\x00")
+}
+
+// A PostgreSQL that hangs, as on a machine that has stopped: whoever waits for it is told within a time that it does not
+// answer, and not in the driver's words; when it goes on, all is well at once, and what was acknowledged is there.
+func TestPostgresHangs(t *testing.T) {
+	ownPostgres(t)
+	pg, err := startPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.close()
+	r := newChatRoom(t, []string{"--database-url=" + pg.url}, "alice")
+	s := openSession(t, r.api, r.tokens["alice"], -1)
+	s.send(&pb.ChatRequest{Body: "before", ClientMessageId: "1"})
+	s.wantMessage(1, "alice", "before", "1")
+
+	signal := func(sig syscall.Signal) {
+		stats, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		first, err := os.ReadFile(filepath.Join(pg.dir, "postmaster.pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parent, _, _ := strings.Cut(string(first), "\n")
+		for _, path := range stats {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			b, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "stat"))
+			f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+			if strconv.Itoa(pid) == parent || len(f) > 1 && f[1] == parent {
+				_ = syscall.Kill(pid, sig)
+			}
+		}
+	}
+	signal(syscall.SIGSTOP)
+	s.send(&pb.ChatRequest{Body: "meanwhile", ClientMessageId: "2"})
+	_, err = r.api.ListMessages(withToken(t.Context(), r.tokens["alice"]), &pb.ListMessagesRequest{})
+	wantError(t, err, codes.Unavailable, "DATABASE_UNAVAILABLE")
+	wantError(t, s.end(), codes.Unavailable, "DATABASE_UNAVAILABLE")
+	signal(syscall.SIGCONT)
+	eventually(t, 5*time.Second, "the server is ready", func() bool {
+		status, _, _, _ := request(r.addr, "GET", "/readyz", "")
+		return status == 200
+	})
+	again := openSession(t, r.api, r.tokens["alice"], 0)
+	again.wantMessage(1, "alice", "before", "1")
+	again.send(&pb.ChatRequest{Body: "meanwhile", ClientMessageId: "2"})
+	again.wantMessage(2, "alice", "meanwhile", "2")
+}
+
+// A join that meets the deletion of its room leaves no member: the room's rows could not be cleared for ever.
+func TestPostgresJoinMeetsDelete(t *testing.T) {
+	onlyPostgres(t)
+	t.Parallel()
+	address, db := emptyDatabase(t)
+	st, err := openStore(t.Context(), storeOptions{URL: address, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	u, err := st.addUser(t.Context(), "ann", "x", roleUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.addRoom(t.Context(), "ABCDEF", "room", "x", u.ID); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(`UPDATE rooms SET short_code = NULL`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(`DELETE FROM members`); err != nil {
+		t.Fatal(err)
+	}
+	joined := make(chan error, 1)
+	go func() { joined <- st.addMember(t.Context(), 1, u.ID) }()
+	time.Sleep(200 * time.Millisecond) // it waits for the deletion
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-joined; err != nil {
+		t.Error(err)
+	}
+	var members int
+	if err := db.QueryRow(`SELECT count(*) FROM members`).Scan(&members); err != nil || members != 0 {
+		t.Errorf("the deleted room has %d members, %v", members, err)
+	}
+	for more := true; more; {
+		if more, err = st.purgeDeletedRooms(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

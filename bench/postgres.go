@@ -50,11 +50,16 @@ func startPostgres() (*postgres, error) {
 			return nil, err
 		}
 	}
-	if err := p.run("initdb", "-D", p.dir, "-U", "postgres", "-A", "trust", "-E", "UTF8"); err != nil {
+	options := fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories=", port)
+	err = p.run("initdb", "-D", p.dir, "-U", "postgres", "-A", "trust", "-E", "UTF8")
+	if err == nil {
+		err = p.run("pg_ctl", "-D", p.dir, "-w", "-l", filepath.Join(p.dir, "log"), "-o", options, "start")
+	}
+	if err != nil {
+		_ = os.RemoveAll(p.dir)
 		return nil, err
 	}
-	options := fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories=", port)
-	return p, p.run("pg_ctl", "-D", p.dir, "-w", "-l", filepath.Join(p.dir, "log"), "-o", options, "start")
+	return p, nil
 }
 
 // run runs one of PostgreSQL's programs as the owner of its folder.

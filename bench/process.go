@@ -69,6 +69,16 @@ func start(name string, args ...string) (*process, error) {
 	return nil, errors.New("the server ended at its start")
 }
 
+// restart stops a server and starts it on the data that it had.
+func (b *bencher) restart(t *target) error {
+	t.proc.stop()
+	proc, err := start(t.proc.cmd.Args[0], t.proc.cmd.Args[1:]...)
+	if err == nil {
+		*t.proc = *proc
+	}
+	return err
+}
+
 // startChatter runs the program to measure, on data in dir.
 func (b *bencher) startChatter(dir string, args ...string) (*process, error) {
 	return start(b.binary, append([]string{"serve", "--listen-addr=127.0.0.1:0", "--rate-limits=off", "--log-level=error",
@@ -94,15 +104,19 @@ func (p *process) cpu() time.Duration {
 	return used
 }
 
+// cpuOf is that of a process and of those of its children that have ended; 0 if it has ended itself.
 func cpuOf(pid int) time.Duration {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		panic(err) // this program needs Linux, and a live process
+		return 0
 	}
 	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
+	ticks := 0
+	for _, field := range f[11:15] { // utime, stime, cutime, cstime: proc(5)
+		n, _ := strconv.Atoi(field)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // resident is the memory that the process has, in bytes.

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// pgServerLock is the advisory lock of the one server.
+	// pgServerLock is the advisory lock of the one server, with the schema's name as its second number.
 	pgServerLock = 0x67727063
 	// pgCheck is how often it is looked at.
 	pgCheck = time.Second
@@ -23,6 +23,7 @@ const (
 type serverLock struct {
 	db       *sql.DB // of one connection
 	log      *slog.Logger
+	pid      int // of the backend that has the lock, or had it last; of take
 	lost     atomic.Bool
 	regained chan<- struct{}
 	stop     context.CancelFunc
@@ -55,9 +56,20 @@ func (l *serverLock) take(ctx context.Context) (*sql.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.pid != 0 {
+		// Our own connection from before, if it is silent and not ended.
+		_, err = conn.ExecContext(ctx, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND granted
+			AND pid = $2 AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+			int64(pgServerLock), l.pid)
+		if err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+	}
 	var got bool
-	err = conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, int64(pgServerLock)).Scan(&got)
+	var pid int
+	err = conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1, hashtext(current_schema())), pg_backend_pid()`, int32(pgServerLock)).Scan(&got, &pid)
 	if err == nil && got {
+		l.pid = pid
 		return conn, nil
 	} else if err == nil {
 		err = errLocked

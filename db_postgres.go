@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"strings"
 	"time"
 
@@ -47,12 +48,21 @@ func openPostgres(ctx context.Context, s *store, o storeOptions) error {
 	s.engine, s.place = e, "that DATABASE_URL names"
 	cfg, err := pgx.ParseConfig(o.URL)
 	if err != nil {
-		return errors.New("DATABASE_URL is no address of a PostgreSQL database: want postgres://USER:PASSWORD@HOST:PORT/DATABASE") // err may hold the password
+		err = innermost(err)
+		if _, bad := url.Parse(o.URL); bad != nil {
+			err = errors.New("want postgres://USER:PASSWORD@HOST:PORT/DATABASE") // err may hold a part of the password
+		}
+		return fmt.Errorf("DATABASE_URL is no address of a PostgreSQL database: %w", err)
 	}
 	s.place = fmt.Sprintf("%s of PostgreSQL on %s", cfg.Database, net.JoinHostPort(cfg.Host, fmt.Sprint(cfg.Port)))
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, pgConnect)
 	cfg.DialFunc = dialPostgres
 	cfg.RuntimeParams["application_name"] = cmp.Or(cfg.RuntimeParams["application_name"], "grpcchatter")
+	// The other side has to find out too that this one is gone: it would keep the lock for hours.
+	for key, value := range map[string]string{"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
+		"tcp_user_timeout": "20000"} {
+		cfg.RuntimeParams[key] = cmp.Or(cfg.RuntimeParams[key], value)
+	}
 	pool := func(conns int) *sql.DB {
 		db := stdlib.OpenDB(*cfg)
 		db.SetMaxOpenConns(conns)

@@ -49,6 +49,9 @@ func (s *store) addRoom(ctx context.Context, code, name, hash string, ownerID in
 
 // roomByCode finds a room as userID sees it. errNotFound: there is none, or it was deleted.
 func (s *store) roomByCode(ctx context.Context, code string, userID int64) (roomRow, error) {
+	if hasNUL(code) {
+		return roomRow{}, errNotFound
+	}
 	return s.roomWhere(ctx, `r.short_code = $2`, userID, code)
 }
 

@@ -37,6 +37,9 @@ func scanUser(row scanner) (u user, err error) {
 	return u, err
 }
 
+// hasNUL tells a text that nothing is called by: a text of PostgreSQL cannot have U+0000.
+func hasNUL(text string) bool { return strings.Contains(text, "\x00") }
+
 func nameKey(name string) string { return strings.ToLower(name) }
 
 // addUser stores a new account. errConflict: the name is taken.
@@ -52,6 +55,9 @@ func (s *store) addUser(ctx context.Context, name, hash, role string) (user, err
 
 // userByName finds an account by its exact name, else by its name without regard to case.
 func (s *store) userByName(ctx context.Context, name string) (user, error) {
+	if hasNUL(name) {
+		return user{}, errNotFound
+	}
 	return s.user(ctx, selectUserByName, name, nameKey(name))
 }
 
@@ -102,6 +108,9 @@ func (s *store) changeUser(ctx context.Context, name string, fn func(*user)) err
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if err := s.lockUsers(ctx, tx); err != nil {
 			return err
+		}
+		if hasNUL(name) {
+			return errNotFound
 		}
 		u, err := scanUser(tx.QueryRowContext(ctx, selectUserByName, name, nameKey(name)))
 		if err != nil {

@@ -69,8 +69,11 @@ func (t copiedTable) list() string {
 	return strings.Join(names, ", ")
 }
 
-// copyBatch is how many rows one INSERT has.
-const copyBatch = 500
+// copyBatch and copyBytes are how many rows, and about how many bytes, one INSERT has at most.
+const (
+	copyBatch = 500
+	copyBytes = 4 << 20
+)
 
 func (c *migrateCommand) Run(ctx context.Context, std stdio) error {
 	for _, flag := range []struct{ name, url string }{{"--from", c.From}, {"--to", c.To}} {
@@ -110,10 +113,15 @@ func (c *migrateCommand) fill(ctx context.Context, from *store, log *slog.Logger
 		}
 	}
 	to, err := openStore(ctx, storeOptions{URL: c.To, Synchronous: "full", Create: true, Exclusive: true, Bare: true, Log: log})
-	if err != nil {
+	if errors.Is(err, errLocked) {
+		return "", fmt.Errorf("%w, or it is the one to copy from", err)
+	} else if err != nil {
 		return "", err
 	}
 	report, err = copyAll(ctx, from, to, progress)
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted: the target is as it was")
+	}
 	return report, errors.Join(err, to.close())
 }
 
@@ -211,7 +219,7 @@ func (t copiedTable) copy(ctx context.Context, from *store, read *sql.Tx, to *st
 	}
 	row := "(?" + strings.Repeat(", ?", len(t.columns)-1) + "), "
 	var args []any
-	rows, done := 0, 0
+	rows, done, size := 0, 0, 0
 	told := time.Now()
 	flush := func() error {
 		if rows == 0 {
@@ -220,7 +228,8 @@ func (t copiedTable) copy(ctx context.Context, from *store, read *sql.Tx, to *st
 		query := `INSERT INTO ` + t.name + ` (` + t.list() + `) ` + to.override() + ` VALUES ` + to.numbered(strings.TrimSuffix(strings.Repeat(row, rows), ", "))
 		_, err := write.ExecContext(ctx, query, args...)
 		done += rows
-		args, rows = args[:0], 0
+		clear(args)
+		args, rows, size = args[:0], 0, 0
 		if time.Since(told) > time.Second {
 			told = time.Now()
 			fmt.Fprintf(progress, "%s: %d of %d\n", t.name, done, total)
@@ -230,8 +239,11 @@ func (t copiedTable) copy(ctx context.Context, from *store, read *sql.Tx, to *st
 	sum, err := t.checksum(ctx, from, read, func(values []any) error {
 		for i, v := range values {
 			args = append(args, to.value(t.columns[i].kind, v))
+			if text, ok := v.(string); ok {
+				size += len(text)
+			}
 		}
-		if rows++; rows == copyBatch {
+		if rows++; rows == copyBatch || size >= copyBytes {
 			return flush()
 		}
 		return nil

@@ -195,11 +195,11 @@ func TestPostgresOneServer(t *testing.T) {
 	defer thief.Close()
 	stolen := make(chan error, 1)
 	go func() {
-		_, err := thief.ExecContext(t.Context(), `SELECT pg_advisory_lock($1)`, int64(pgServerLock))
+		_, err := thief.ExecContext(t.Context(), `SELECT pg_advisory_lock($1, hashtext(current_schema()))`, int32(pgServerLock))
 		stolen <- err
 	}()
 	time.Sleep(200 * time.Millisecond) // it waits in the queue
-	execSQL(t, db, fmt.Sprintf(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = %d AND granted`, pgServerLock))
+	execSQL(t, db, fmt.Sprintf(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %d AND granted`, pgServerLock))
 	if err := <-stolen; err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestPostgresOneServer(t *testing.T) {
 	// What somebody else has stored meanwhile is seen when the lock is back.
 	quiet := openSession(t, r.api, r.tokens["alice"], 0)
 	execSQL(t, db, `INSERT INTO messages (room_id, seq, user_id, sent_at, body) SELECT id, 1, owner_id, 0, 'other' FROM rooms`)
-	if _, err := thief.ExecContext(t.Context(), `SELECT pg_advisory_unlock($1)`, int64(pgServerLock)); err != nil {
+	if _, err := thief.ExecContext(t.Context(), `SELECT pg_advisory_unlock($1, hashtext(current_schema()))`, int32(pgServerLock)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, patience, "the server has it again", func() bool { return strings.Contains(r.logText(), "lock again") })
@@ -358,6 +358,14 @@ func TestAnyCharacter(t *testing.T) {
 	again := openSession(t, r.api, r.tokens["alice"], 0)
 	again.send(&pb.ChatRequest{Body: "\x00", ClientMessageId: "id\x00"})
 	again.wantMessage(1, "alice", "\x00", "id\x00")
+	// Nothing is called by such a name.
+	if status, answer := r.rest("POST", "/login", map[string]string{"user_name": "a\x00b", "password": testPassword}); status != 401 {
+		t.Errorf("log-in: %d %v, want 401", status, answer)
+	}
+	_, err := r.api.JoinChatRoom(withToken(t.Context(), r.users["alice"]), &pb.JoinChatRoomRequest{ShortCode: "ab\x00cd"})
+	wantError(t, err, codes.PermissionDenied, "ROOM_ACCESS_DENIED")
+	_, err = r.api.DeleteChatRoom(withToken(t.Context(), r.users["alice"]), &pb.DeleteChatRoomRequest{ShortCode: "ab\x00cd"})
+	wantError(t, err, codes.NotFound, "ROOM_NOT_FOUND")
 }
 
 // A PostgreSQL that hangs, as on a machine that has stopped: whoever waits for it is told within a time that it does not
@@ -451,4 +459,21 @@ func TestPostgresJoinMeetsDelete(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A commit whose answer was lost may take place after the server has looked what is stored: the resend is answered
+// then, and the message delivered, although nobody writes another one.
+func TestLateCommit(t *testing.T) {
+	t.Parallel()
+	r := newChatRoom(t, nil, "alice", "bob")
+	alice, bob := openSession(t, r.api, r.tokens["alice"], -1), openSession(t, r.api, r.tokens["bob"], -1)
+	alice.next() // bob's coming
+	alice.send(&pb.ChatRequest{Body: "one", ClientMessageId: "1"})
+	alice.wantMessage(1, "alice", "one", "1")
+	bob.wantMessage(1, "alice", "one", "1")
+	execSQL(t, openData(t, r.dir), `INSERT INTO messages (room_id, seq, user_id, sent_at, client_message_id, body)
+		SELECT room_id, 2, user_id, sent_at, '2', 'late' FROM messages`)
+	alice.send(&pb.ChatRequest{Body: "late", ClientMessageId: "2"})
+	alice.wantMessage(2, "alice", "late", "2")
+	bob.wantMessage(2, "alice", "late", "2")
 }

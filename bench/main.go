@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +21,17 @@ import (
 func main() {
 	if len(os.Args) == 4 && os.Args[1] == "peer" {
 		runPeer(os.Args[2], os.Args[3])
+		return
+	}
+	if len(os.Args) == 5 && os.Args[1] == "receive" {
+		n, err := strconv.Atoi(os.Args[4])
+		if err == nil {
+			err = receive(os.Args[2], os.Args[3], n)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -26,13 +26,14 @@ type target struct {
 	proc  *process
 	token string            // of the user, for grpcchatter
 	rooms map[string]string // room tokens, for grpcchatter
+	codes map[string]string // short codes, likewise
 }
 
 const password = "correct horse"
 
 // newTarget prepares a server for members: an account and the rooms.
 func newTarget(ctx context.Context, kind string, proc *process, rooms ...string) (*target, error) {
-	t := &target{kind: kind, proc: proc, rooms: map[string]string{}}
+	t := &target{kind: kind, proc: proc, rooms: map[string]string{}, codes: map[string]string{}}
 	if !strings.HasPrefix(kind, "grpcchatter") {
 		return t, nil
 	}
@@ -56,7 +57,7 @@ func newTarget(ctx context.Context, kind string, proc *process, rooms ...string)
 		if err != nil {
 			return nil, err
 		}
-		t.rooms[room] = joined.GetToken()
+		t.rooms[room], t.codes[room] = joined.GetToken(), made.GetShortCode()
 	}
 	return t, nil
 }

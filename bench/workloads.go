@@ -82,6 +82,7 @@ var workloads = []workload{
 	{"joins", "joins by a member", joins},
 	{"catchup", "a member that is 10,000 messages behind", catchUp},
 	{"logins", "500 log-ins at once, beside a chat", logins},
+	{"client", "what a receiver by the Go client costs", receiverCost},
 	{"stored", "a large database: start, history, memory", stored},
 }
 

@@ -45,6 +45,9 @@ const (
 	pingAfter   = 20 * time.Second
 	pingTimeout = 10 * time.Second
 
+	// streamWindow is how many bytes of a stream may be on their way, or unread.
+	streamWindow = 512 << 10
+
 	// maxRooms leaves some of the 1000 streams that the server allows on a connection to other calls.
 	maxRooms = 900
 
@@ -126,6 +129,9 @@ func dialOptions(a address, cfg *tls.Config) []grpc.DialOption {
 			MinConnectTimeout: dialTimeout,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFrame)),
+		// Larger than the default of 64 KiB, which has to be renewed after every few frames of a busy room.
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(2*streamWindow),
 		grpc.WithDisableServiceConfig(),
 	}
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/encoding"
@@ -24,7 +25,15 @@ type frame struct {
 	events []event
 	ids    []byte            // what the events' ids are parts of
 	names  map[string]string // user names that were seen; there are few
+	chunk  strings.Builder   // what short bodies are parts of
 }
+
+// Bodies up to shortBody bytes are made of one piece of memory for chunkSize bytes of them. Who keeps a message keeps
+// that much.
+const (
+	shortBody = 256
+	chunkSize = 1 << 10
+)
 
 // maxNames bounds frame.names.
 const maxNames = 1024
@@ -41,26 +50,60 @@ func (f *frame) decode(b []byte) error {
 	})
 }
 
+// decodeEvent knows the fields as a server writes them, with a tag of one byte; what else may come takes the long way.
 func (f *frame) decodeEvent(b []byte, e *event) error {
-	return pb.EachField(b, func(num protowire.Number, v uint64, data []byte) error {
-		switch {
-		case num == 1 && data != nil:
-			e.UserName = f.name(data)
-		case num == 2 && data != nil:
-			e.Body = string(data)
-		case num == 3 && data == nil:
-			e.Seq = v
-		case num == 4 && data != nil:
-			return decodeTime(data, &e.SentAt)
-		case num == 5 && data != nil:
-			start := len(f.ids)
-			f.ids = append(f.ids, data...)
-			e.id = f.ids[start:]
-		case num == 6 && data == nil:
-			e.kind = pb.ChatEventKind(v)
+	for len(b) > 0 {
+		var v uint64
+		var data []byte
+		n := 0
+		switch b[0] & 7 {
+		case byte(protowire.VarintType):
+			v, n = protowire.ConsumeVarint(b[1:])
+		case byte(protowire.BytesType):
+			data, n = protowire.ConsumeBytes(b[1:])
 		}
-		return nil
-	})
+		var err error
+		switch {
+		case n < 0:
+			return pb.ErrMalformed
+		case n == 0 || b[0] < 1<<3 || b[0] >= 7<<3:
+			if _, _, n = protowire.ConsumeField(b); n < 0 {
+				return pb.ErrMalformed
+			}
+			err = pb.EachField(b[:n], func(num protowire.Number, v uint64, data []byte) error { return f.set(e, num, v, data) })
+			n--
+		case data != nil:
+			err = f.set(e, protowire.Number(b[0]>>3), 0, data)
+		default:
+			err = f.set(e, protowire.Number(b[0]>>3), v, nil)
+		}
+		if err != nil {
+			return err
+		}
+		b = b[1+n:]
+	}
+	return nil
+}
+
+// set sets a field: v is a varint, and data is not nil for what has a length.
+func (f *frame) set(e *event, num protowire.Number, v uint64, data []byte) error {
+	switch {
+	case num == 1 && data != nil:
+		e.UserName = f.name(data)
+	case num == 2 && data != nil:
+		e.Body = f.text(data)
+	case num == 3 && data == nil:
+		e.Seq = v
+	case num == 4 && data != nil:
+		return decodeTime(data, &e.SentAt)
+	case num == 5 && data != nil:
+		start := len(f.ids)
+		f.ids = append(f.ids, data...)
+		e.id = f.ids[start:]
+	case num == 6 && data == nil:
+		e.kind = pb.ChatEventKind(v)
+	}
+	return nil
 }
 
 func decodeTime(b []byte, t *time.Time) error {
@@ -76,6 +119,20 @@ func decodeTime(b []byte, t *time.Time) error {
 	})
 	*t = time.Unix(int64(seconds), int64(int32(nanos))).UTC()
 	return err
+}
+
+// text returns b as a string of its own.
+func (f *frame) text(b []byte) string {
+	if len(b) > shortBody {
+		return string(b)
+	}
+	if f.chunk.Cap()-f.chunk.Len() < len(b) {
+		f.chunk = strings.Builder{}
+		f.chunk.Grow(chunkSize)
+	}
+	start := f.chunk.Len()
+	f.chunk.Write(b)
+	return f.chunk.String()[start:]
 }
 
 // name returns a user name, and the same string for the same name.

@@ -131,7 +131,7 @@ func dialOptions(a address, cfg *tls.Config) []grpc.DialOption {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxFrame)),
 		// Larger than the default of 64 KiB, which has to be renewed after every few frames of a busy room.
 		grpc.WithStaticStreamWindowSize(streamWindow),
-		grpc.WithStaticConnWindowSize(2*streamWindow),
+		grpc.WithStaticConnWindowSize(2 * streamWindow),
 		grpc.WithDisableServiceConfig(),
 	}
 }

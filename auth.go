@@ -96,7 +96,7 @@ type auth struct {
 	keys     map[string][]byte // by audience: one kind of token can never pass for the other
 	duration time.Duration
 	now      func() time.Time
-	stopped  context.Context // its end ends every stream
+	stopped  context.Context // its end ends the streams that are no session
 }
 
 func newAuth(st *store, log *slog.Logger, secret string, duration time.Duration) (*auth, error) {

@@ -283,11 +283,12 @@ func (c *committer) sortOut() error {
 	inBatch := map[sentID]bool{}
 	for _, r := range c.rooms {
 		gone := false
-		if last, err := c.store.lastSeq(context.Background(), r.id); errors.Is(err, errNotFound) {
+		switch last, err := c.store.lastSeq(context.Background(), r.id); {
+		case errors.Is(err, errNotFound):
 			gone = true
-		} else if err != nil {
+		case err != nil:
 			return err
-		} else {
+		default:
 			r.advance(last) // what is found may have been stored behind our back: a commit whose answer was lost
 		}
 		kept := r.batch[:0]

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -230,9 +231,15 @@ func TestSecondServer(t *testing.T) {
 	wantFailure(t, status, out, errOut, "hard link")
 
 	dir := t.TempDir()
+	wantOneOfTwo(t, func() *exec.Cmd { return program(t, dir, "serve", "--listen-addr=127.0.0.1:0") })
+}
+
+// wantOneOfTwo starts two servers at once: one of them runs, and the other one says that it does.
+func wantOneOfTwo(t *testing.T, start func() *exec.Cmd) {
+	t.Helper()
 	var both []*runningProgram
 	for range 2 {
-		server := &runningProgram{cmd: program(t, dir, "serve", "--listen-addr=127.0.0.1:0"), done: make(chan struct{})}
+		server := &runningProgram{cmd: start(), done: make(chan struct{})}
 		server.start(t)
 		defer server.stop()
 		both = append(both, server)
@@ -254,7 +261,7 @@ func TestSecondServer(t *testing.T) {
 	for _, p := range both {
 		select {
 		case <-p.done:
-			wantFailure(t, p.cmd.ProcessState.ExitCode(), p.stdout(), p.log(), "another server")
+			wantFailure(t, p.cmd.ProcessState.ExitCode(), p.stdout(), p.log(), "another server is running on it")
 		default:
 		}
 	}

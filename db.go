@@ -177,10 +177,12 @@ func (s *store) inspect(ctx context.Context, q querier) (state, error) {
 	return state, err
 }
 
+// inDialect replaces the words in braces of SQL by what the database calls them.
+func (s *store) inDialect(text string) string { return strings.NewReplacer(s.types()...).Replace(text) }
+
 // execSchema runs statements that end with a semicolon and a line break.
 func (s *store) execSchema(ctx context.Context, tx *sql.Tx, statements string) error {
-	statements = strings.NewReplacer(s.types()...).Replace(statements)
-	for _, statement := range strings.SplitAfter(statements, ";\n") {
+	for _, statement := range strings.SplitAfter(s.inDialect(statements), ";\n") {
 		if strings.TrimSpace(statement) == "" {
 			continue
 		}
@@ -189,6 +191,37 @@ func (s *store) execSchema(ctx context.Context, tx *sql.Tx, statements string) e
 		}
 	}
 	return nil
+}
+
+// writeWait is how long a transaction may wait to begin.
+const writeWait = 5 * time.Second
+
+// inTransaction runs fn in a transaction on a connection of db, for which it waits as long as ctx and writeWait let it.
+// What has begun goes through even if ctx ends, within limit if that is not 0: fn gets a context for that.
+func inTransaction(ctx context.Context, db *sql.DB, limit time.Duration, fn func(context.Context, *sql.Tx) error) error {
+	waiting, cancel := context.WithTimeout(ctx, writeWait)
+	defer cancel()
+	conn, err := db.Conn(waiting)
+	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
+		return fmt.Errorf("%w: %v", errUnavailable, err) // the one before has waited for it too
+	} else if err != nil {
+		return err
+	}
+	defer conn.Close() // gives it back
+	ctx = context.WithoutCancel(ctx)
+	if limit > 0 {
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err = fn(ctx, tx); err != nil {
+		_ = tx.Rollback()
+		return err
+	}
+	return tx.Commit()
 }
 
 // write runs fn in a transaction. Once begun it goes through even if ctx ends: fn gets a context that does not.
@@ -276,6 +309,3 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // scanner is a *sql.Row or *sql.Rows.
 type scanner interface{ Scan(...any) error }
-
-// writeWait is how long a transaction may wait to begin.
-const writeWait = 5 * time.Second

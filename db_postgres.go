@@ -200,26 +200,8 @@ func (*postgresEngine) forReading(ctx context.Context) (context.Context, context
 	return context.WithTimeout(ctx, pgTimeout)
 }
 
-// transact waits for a connection as long as ctx and writeWait let it. What has begun goes through even if ctx ends.
 func (e *postgresEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	waiting, cancel := context.WithTimeout(ctx, writeWait)
-	defer cancel()
-	conn, err := e.w.Conn(waiting)
-	if err != nil {
-		return err
-	}
-	defer conn.Close() // gives it back
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), pgTimeout)
-	defer cancel()
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err = fn(ctx, tx); err != nil {
-		_ = tx.Rollback()
-		return err
-	}
-	return tx.Commit()
+	return inTransaction(ctx, e.w, pgTimeout, fn)
 }
 
 // columnsOf are messages as arrays: one for each column of messageColumns.

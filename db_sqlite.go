@@ -181,28 +181,9 @@ func (*sqliteEngine) state(ctx context.Context, q querier) (s state, err error) 
 func (*sqliteEngine) lockSchema(context.Context, *sql.Tx) error { return nil }
 func (*sqliteEngine) lockUsers(context.Context, *sql.Tx) error  { return nil }
 
-// transact uses the one writer. fn gets a context that does not end, because an interrupted statement would poison
-// the connection that all share.
+// transact has no limit: an interrupted statement would poison the one connection that all writers share.
 func (e *sqliteEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	waiting, cancel := context.WithTimeout(ctx, writeWait)
-	defer cancel()
-	conn, err := e.w.Conn(waiting)
-	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
-		return errUnavailable // the one before has waited for it too
-	} else if err != nil {
-		return err
-	}
-	defer conn.Close() // gives it back
-	ctx = context.WithoutCancel(ctx)
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err = fn(ctx, tx); err != nil {
-		_ = tx.Rollback()
-		return err
-	}
-	return tx.Commit()
+	return inTransaction(ctx, e.w, 0, fn)
 }
 
 func isSQLite(err error, codes ...int) bool {

@@ -29,19 +29,9 @@ var kills = flag.Int("kills", 25, "how often TestKill9 kills the server")
 // TestKill9 is about promises 1 to 4: SIGKILL, again and again, under 1,000 messages/s from 20 clients in 10
 // rooms.
 func TestKill9(t *testing.T) {
-	const rooms, clients, perSecond = 10, 20, 1000
+	const rooms, perSecond = 10, 1000
 	p := startWatched(t)
-	names, tokens := p.loginAll(clients)
-	setup := pb.NewGRPCChatterClient(p.connect())
-	var members []*member
-	for i := range rooms {
-		owner, other := names[2*i], names[2*i+1]
-		code := createRoom(t, setup, tokens[owner])
-		for _, name := range []string{owner, other} {
-			api := pb.NewGRPCChatterClient(p.connect())
-			members = append(members, newMember(api, name, code, joinRoom(t, api, tokens[name], code), name))
-		}
-	}
+	members := pairs(t, p, rooms)
 	c := startCrowd(t, members)
 	stop := c.load(perSecond, members...)
 	defer stop()

@@ -62,6 +62,21 @@ func (p plainCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.Aut
 	return p.TransportCredentials.ServerHandshake(c)
 }
 
+// sniffedConn is a connection of which something has been read already, which comes first.
+type sniffedConn struct {
+	net.Conn
+	sniffed []byte
+}
+
+func (c *sniffedConn) Read(b []byte) (int, error) {
+	if len(c.sniffed) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.sniffed)
+	c.sniffed = c.sniffed[n:]
+	return n, nil
+}
+
 func (p plainCredentials) Clone() credentials.TransportCredentials { return p }
 
 // url is the address as a person types it.

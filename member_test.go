@@ -314,6 +314,21 @@ func storedIn(t testing.TB, db *sql.DB) map[string][]storedMessage {
 	return stored
 }
 
+// pairs are two members in each of some rooms, with an account and a connection each.
+func pairs(t *testing.T, p *serverProcess, rooms int) (members []*member) {
+	t.Helper()
+	names, tokens := p.loginAll(2 * rooms)
+	setup := pb.NewGRPCChatterClient(p.connect())
+	for i := range rooms {
+		code := createRoom(t, setup, tokens[names[2*i]])
+		for _, name := range names[2*i : 2*i+2] {
+			api := pb.NewGRPCChatterClient(p.connect())
+			members = append(members, newMember(api, name, code, joinRoom(t, api, tokens[name], code), name))
+		}
+	}
+	return members
+}
+
 // audit compares what the members wrote down with the database: no acknowledged message lost, none doubled,
 // one order for all, and the file whole. Without writers, once everybody has left.
 func (c *crowd) audit(t testing.TB, p *serverProcess) {

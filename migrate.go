@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -248,12 +247,15 @@ func (t copiedTable) copy(ctx context.Context, from *store, read *sql.Tx, to *st
 		}
 		return nil
 	})
-	return sum, cmp.Or(err, flush())
+	if err == nil {
+		err = flush()
+	}
+	return sum, err
 }
 
 // checksum reads a table, calls each for every row if it is not nil, and returns the checksum.
 func (t copiedTable) checksum(ctx context.Context, s *store, tx *sql.Tx, each func([]any) error) (sum checksum, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT `+t.list()+` FROM `+t.name+` ORDER BY `+strings.NewReplacer(s.types()...).Replace(t.key))
+	rows, err := tx.QueryContext(ctx, `SELECT `+t.list()+` FROM `+t.name+` ORDER BY `+s.inDialect(t.key))
 	if err != nil {
 		return sum, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -232,34 +233,9 @@ func TestPostgresTwoStart(t *testing.T) {
 	onlyPostgres(t)
 	t.Parallel()
 	address, _ := emptyDatabase(t)
-	var both []*runningProgram
-	for range 2 {
-		server := &runningProgram{cmd: program(t, t.TempDir(), "serve", "--listen-addr=127.0.0.1:0", "--database-url="+address), done: make(chan struct{})}
-		server.start(t)
-		defer server.stop()
-		both = append(both, server)
-	}
-	eventually(t, patience, "one has ended and the other one is ready", func() bool {
-		over, ready := 0, 0
-		for _, p := range both {
-			select {
-			case <-p.done:
-				over++
-			default:
-				if strings.Contains(p.stdout(), "To stop") {
-					ready++
-				}
-			}
-		}
-		return over == 1 && ready == 1
+	wantOneOfTwo(t, func() *exec.Cmd {
+		return program(t, t.TempDir(), "serve", "--listen-addr=127.0.0.1:0", "--database-url="+address)
 	})
-	for _, p := range both {
-		select {
-		case <-p.done:
-			wantFailure(t, p.cmd.ProcessState.ExitCode(), p.stdout(), p.log(), "another server is running on it")
-		default:
-		}
-	}
 }
 
 // A database that is away when the server starts is waited for.
@@ -286,7 +262,7 @@ func TestPostgresAwayAtStart(t *testing.T) {
 // that was acknowledged is lost, nothing doubled, all is well again in 5 s, and no connection is left behind.
 func TestPostgresRestarts(t *testing.T) {
 	ownPostgres(t)
-	const restarts, rooms, clients, perSecond = 20, 5, 10, 500
+	const restarts, rooms, perSecond = 20, 5, 500
 	pg, err := startPostgres()
 	if err != nil {
 		t.Fatal(err)
@@ -294,17 +270,7 @@ func TestPostgresRestarts(t *testing.T) {
 	defer pg.close()
 	p := startWatched(t, "--database-url="+pg.url)
 	p.data = pg.url
-	names, tokens := p.loginAll(clients)
-	setup := pb.NewGRPCChatterClient(p.connect())
-	var members []*member
-	for i := range rooms {
-		owner, other := names[2*i], names[2*i+1]
-		code := createRoom(t, setup, tokens[owner])
-		for _, name := range []string{owner, other} {
-			api := pb.NewGRPCChatterClient(p.connect())
-			members = append(members, newMember(api, name, code, joinRoom(t, api, tokens[name], code), name))
-		}
-	}
+	members := pairs(t, p, rooms)
 	c := startCrowd(t, members)
 	opened, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 	descriptors := len(opened)

@@ -16,9 +16,8 @@ const readBuffer = 32 << 10
 // itself on a bare *net.TCPConn, of which nothing has been read; it asks others for the method ReadOnReady. Only one
 // goroutine may read.
 type readyConn struct {
-	net.Conn
-	raw     syscall.RawConn
-	sniffed []byte // read already: it comes first
+	sniffedConn
+	raw syscall.RawConn
 
 	// Of one ReadOnReady.
 	pool mem.BufferPool
@@ -29,21 +28,11 @@ type readyConn struct {
 	try  func(fd uintptr) bool // tryRead, made once
 }
 
-// newReadyConn returns c, of which sniffed has been read already.
 func newReadyConn(c *net.TCPConn, sniffed []byte) net.Conn {
 	raw, _ := c.SyscallConn() // fails for nil only
-	r := &readyConn{Conn: c, raw: raw, sniffed: sniffed}
+	r := &readyConn{sniffedConn: sniffedConn{c, sniffed}, raw: raw}
 	r.try = r.tryRead
 	return r
-}
-
-func (c *readyConn) Read(b []byte) (int, error) {
-	if len(c.sniffed) == 0 {
-		return c.Conn.Read(b)
-	}
-	n := copy(b, c.sniffed)
-	c.sniffed = c.sniffed[n:]
-	return n, nil
 }
 
 // ReadOnReady waits for data and reads it into a buffer of size from pool, which is the caller's to give back.

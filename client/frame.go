@@ -53,29 +53,32 @@ func (f *frame) decode(b []byte) error {
 // decodeEvent knows the fields as a server writes them, with a tag of one byte; what else may come takes the long way.
 func (f *frame) decodeEvent(b []byte, e *event) error {
 	for len(b) > 0 {
+		tag := b[0]
 		var v uint64
 		var data []byte
 		n := 0
-		switch b[0] & 7 {
-		case byte(protowire.VarintType):
-			v, n = protowire.ConsumeVarint(b[1:])
-		case byte(protowire.BytesType):
-			data, n = protowire.ConsumeBytes(b[1:])
+		if tag >= 1<<3 && tag < 7<<3 { // fields 1 to 6
+			switch tag & 7 {
+			case byte(protowire.VarintType):
+				v, n = protowire.ConsumeVarint(b[1:])
+			case byte(protowire.BytesType):
+				data, n = protowire.ConsumeBytes(b[1:])
+			}
 		}
 		var err error
 		switch {
 		case n < 0:
 			return pb.ErrMalformed
-		case n == 0 || b[0] < 1<<3 || b[0] >= 7<<3:
+		case n == 0:
 			if _, _, n = protowire.ConsumeField(b); n < 0 {
 				return pb.ErrMalformed
 			}
 			err = pb.EachField(b[:n], func(num protowire.Number, v uint64, data []byte) error { return f.set(e, num, v, data) })
 			n--
 		case data != nil:
-			err = f.set(e, protowire.Number(b[0]>>3), 0, data)
+			err = f.set(e, protowire.Number(tag>>3), 0, data)
 		default:
-			err = f.set(e, protowire.Number(b[0]>>3), v, nil)
+			err = f.set(e, protowire.Number(tag>>3), v, nil)
 		}
 		if err != nil {
 			return err

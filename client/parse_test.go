@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -58,6 +60,33 @@ func TestParseAddress(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: the error repeats the password: %v", test.in, err)
+		}
+	}
+}
+
+// A field that a later server adds does no harm, whatever its number: tags of two bytes, with a short or an empty value at
+// the very end of an event, were read as lengths.
+func TestDecodeUnknownFields(t *testing.T) {
+	known, err := proto.Marshal(&pb.ChatEvent{UserName: "ann", Body: "Hello!", Seq: 7, ClientMessageId: "1", Kind: pb.ChatEventKind_MESSAGE})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, num := range []protowire.Number{7, 15, 16, 31, 32, 33, 100, 2047, 2048, 1 << 20} {
+		for name, unknown := range map[string][]byte{
+			"zero":    protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.VarintType), 0),
+			"number":  protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.VarintType), 1<<40),
+			"empty":   protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), nil),
+			"short":   protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), []byte{0x1a}),
+			"fixed32": protowire.AppendFixed32(protowire.AppendTag(nil, num, protowire.Fixed32Type), 3),
+			"fixed64": protowire.AppendFixed64(protowire.AppendTag(nil, num, protowire.Fixed64Type), 3),
+		} {
+			for _, data := range [][]byte{slices.Concat(known, unknown), slices.Concat(unknown, known)} {
+				var f frame
+				err := f.decode(protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), data))
+				if err != nil || len(f.events) != 1 || f.events[0].Seq != 7 || f.events[0].Body != "Hello!" || string(f.events[0].id) != "1" {
+					t.Errorf("field %d, %s: %+v, %v", num, name, f.events, err)
+				}
+			}
 		}
 	}
 }

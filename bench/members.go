@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
@@ -27,6 +26,8 @@ type target struct {
 	token string            // of the user, for grpcchatter
 	rooms map[string]string // room tokens, for grpcchatter
 	codes map[string]string // short codes, likewise
+	// fail ends the run with an error: a member calls it that has lost a message or its connection.
+	fail context.CancelCauseFunc
 }
 
 const password = "correct horse"
@@ -34,7 +35,10 @@ const password = "correct horse"
 // newTarget prepares a server for members: an account and the rooms.
 func newTarget(ctx context.Context, kind string, proc *process, rooms ...string) (*target, error) {
 	t := &target{kind: kind, proc: proc, rooms: map[string]string{}, codes: map[string]string{}}
-	if !strings.HasPrefix(kind, "grpcchatter") {
+	switch {
+	case kind == "jetstream":
+		return t, t.addStreams(rooms)
+	case !strings.HasPrefix(kind, "grpcchatter"):
 		return t, nil
 	}
 	var err error
@@ -94,16 +98,36 @@ func dial(addr string) (*grpc.ClientConn, error) {
 
 // member is somebody in a room, on a connection of its own.
 type member interface {
-	// send sends a message; id is its number.
+	// send sends a message; id is its number. Only a member by joinToSend may send.
 	send(body string, id int) error
 	close()
 }
 
-// join opens a member, whose received function is told how many messages have come, from one goroutine.
+// joinToSend is join for a member that sends too.
+func (t *target) joinToSend(ctx context.Context, room string, received func(n int)) (member, error) {
+	m, err := t.join(ctx, room, received)
+	if err != nil {
+		return nil, err
+	}
+	if n, ok := m.(*natsMember); ok {
+		if err := n.connect(t); err != nil {
+			m.close()
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// join opens a member, whose received function is told how many messages have come, from one goroutine. With a server
+// that numbers messages, the run fails unless they are 1, 2, 3, …
 func (t *target) join(ctx context.Context, room string, received func(n int)) (member, error) {
 	switch t.kind {
 	case "nats", "jetstream":
 		return t.joinNATS(room, received)
+	case "nats (nats.go)":
+		return t.joinNATSClient(room, received)
+	case "grpcchatter sockets":
+		return t.joinSocket(ctx, room, received)
 	}
 	conn, err := dial(t.proc.addr)
 	if err != nil {
@@ -149,10 +173,19 @@ func (t *target) joinOn(ctx context.Context, conn *grpc.ClientConn, room string,
 	}
 	go func() {
 		var data []byte
-		for stream.RecvMsg(&data) == nil {
-			if t.kind == "bare" {
-				received(1)
-			} else if n := countMessages(data); n > 0 {
+		numbers := sequence{after}
+		for {
+			n, err := 1, stream.RecvMsg(&data)
+			if err == nil && t.kind != "bare" {
+				n, err = numbers.countMessages(data)
+			}
+			if err != nil {
+				if ctx.Err() == nil { // it was not closed
+					t.fail(fmt.Errorf("a member of %s: %w", room, err))
+				}
+				return
+			}
+			if n > 0 {
 				received(n)
 			}
 		}
@@ -172,18 +205,35 @@ func (m *chatMember) close() {
 	_ = m.conn.Close()
 }
 
-// countMessages counts the events of a ChatResponse that have a seq.
-func countMessages(data []byte) (n int) {
+// sequence sees to it that a member gets every message of a room once, in their order.
+type sequence struct {
+	last uint64 // the seq of the newest message
+}
+
+func (s *sequence) next(seq uint64) error {
+	if seq != s.last+1 {
+		return fmt.Errorf("got message %d after message %d", seq, s.last)
+	}
+	s.last = seq
+	return nil
+}
+
+// countMessages counts the events of a ChatResponse that have a seq, and decodes nothing else of them.
+func (s *sequence) countMessages(data []byte) (n int, err error) {
 	for len(data) > 0 {
 		_, _, tag := protowire.ConsumeTag(data)
-		event, size := protowire.ConsumeBytes(data[tag:])
+		event, size := protowire.ConsumeBytes(data[max(tag, 0):])
 		if tag < 0 || size < 0 {
-			panic("a frame that is no ChatResponse")
+			return 0, errors.New("got a frame that is no ChatResponse")
 		}
 		data = data[tag+size:]
 		for len(event) > 0 {
 			num, _, tag := protowire.ConsumeTag(event)
 			if num == 3 {
+				seq, _ := protowire.ConsumeVarint(event[tag:])
+				if err := s.next(seq); err != nil {
+					return 0, err
+				}
 				n++
 			}
 			if num >= 3 {
@@ -193,7 +243,7 @@ func countMessages(data []byte) (n int) {
 			event = event[protowire.ConsumeFieldValue(num, protowire.BytesType, event):]
 		}
 	}
-	return n
+	return n, nil
 }
 
 type bytesCodec struct{}
@@ -212,47 +262,3 @@ func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	return nil
 }
-
-// natsMember is a subscriber; with JetStream, an ordered consumer of the room's stream.
-type natsMember struct {
-	nc   *nats.Conn
-	js   nats.JetStreamContext // nil: core
-	room string
-}
-
-func (t *target) joinNATS(room string, received func(n int)) (member, error) {
-	nc, err := nats.Connect("nats://"+t.proc.addr, nats.Timeout(10*time.Second))
-	if err != nil {
-		return nil, err
-	}
-	m := &natsMember{nc: nc, room: room}
-	handle := func(*nats.Msg) { received(1) }
-	if t.kind == "jetstream" {
-		if m.js, err = nc.JetStream(nats.PublishAsyncMaxPending(4096)); err != nil {
-			return nil, err
-		}
-		if _, err := m.js.AddStream(&nats.StreamConfig{Name: room, Subjects: []string{room}, Storage: nats.FileStorage}); err != nil {
-			return nil, err
-		}
-		_, err = m.js.Subscribe(room, handle, nats.OrderedConsumer())
-	} else {
-		var sub *nats.Subscription
-		if sub, err = nc.Subscribe(room, handle); err == nil {
-			err = sub.SetPendingLimits(-1, -1)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return m, nc.Flush()
-}
-
-func (m *natsMember) send(body string, id int) error {
-	if m.js != nil {
-		_, err := m.js.PublishAsync(m.room, []byte(body))
-		return err
-	}
-	return m.nc.Publish(m.room, []byte(body))
-}
-
-func (m *natsMember) close() { m.nc.Close() }

@@ -20,7 +20,7 @@ const receivers = 50
 // receiverCost measures what a receiver by the Go client costs, and what the server spends on it.
 func receiverCost(ctx context.Context, b *bencher) ([]row, error) {
 	s, err := b.alternate(ctx, []string{"grpcchatter"}, func(kind string) (figures, error) {
-		t, stop, err := b.launch(ctx, kind, "room")
+		ctx, t, stop, err := b.launch(ctx, kind, "room")
 		if err != nil {
 			return nil, err
 		}
@@ -29,7 +29,10 @@ func receiverCost(ctx context.Context, b *bencher) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
-		cmd := exec.CommandContext(ctx, self, "receive", t.proc.addr, t.codes["room"], strconv.Itoa(b.messages))
+		running, kill := context.WithCancel(ctx)
+		cmd := exec.CommandContext(running, self, "receive", t.proc.addr, t.codes["room"], strconv.Itoa(b.messages))
+		defer cmd.Wait()
+		defer kill() // before that
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -38,13 +41,12 @@ func receiverCost(ctx context.Context, b *bencher) ([]row, error) {
 		if err := cmd.Start(); err != nil {
 			return nil, err
 		}
-		defer cmd.Wait()
 		line := make([]byte, 64)
 		if _, err := out.Read(line); err != nil { // they are all in the room
-			return nil, err
+			return nil, errors.Join(context.Cause(ctx), err)
 		}
 		window := make(chan struct{}, 128)
-		m, err := t.join(ctx, "room", func(n int) {
+		m, err := t.joinToSend(ctx, "room", func(n int) {
 			for range n {
 				<-window
 			}
@@ -56,13 +58,17 @@ func receiverCost(ctx context.Context, b *bencher) ([]row, error) {
 		time.Sleep(settle(receivers))
 		server, theirs := t.proc.cpu(), cpuOf(cmd.Process.Pid)
 		for id := range b.messages {
-			window <- struct{}{}
+			select {
+			case window <- struct{}{}:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
 			if err := m.send(strings.Repeat("x", 64), id); err != nil {
 				return nil, err
 			}
 		}
 		if _, err := out.Read(line); err != nil { // they have all
-			return nil, err
+			return nil, errors.Join(context.Cause(ctx), err)
 		}
 		n := float64(b.messages * receivers)
 		return figures{
@@ -73,16 +79,11 @@ func receiverCost(ctx context.Context, b *bencher) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours := s["grpcchatter"]
-	if len(ours) == 0 {
-		return nil, nil
-	}
-	ratio := ours.median("client") / ours.median("server")
-	r := row{work: "a receiver by the Go client", figure: "CPU µs a message", ours: ours.spread("client"), peer: "the server " + ours.spread("server"), ratio: fmt.Sprintf("%.2f", ratio)}
-	return []row{r.bounded(atMost, ratio, 1, "the server's")}, nil
+	return []row{against("a receiver by the Go client", "CPU µs a message", s["grpcchatter"], "client", "the server", "server", atMost, 1)}, nil
 }
 
-// receive is the process with the receivers: it says when all are in the room, and when all have n messages.
+// receive is the process with the receivers: it says when all are in the room, and when each has n messages, in their
+// order.
 func receive(addr, code string, n int) error {
 	ctx := context.Background()
 	var rooms []*client.Room
@@ -105,8 +106,13 @@ func receive(addr, code string, n int) error {
 	failed := make([]error, len(rooms))
 	for i, r := range rooms {
 		receiving.Go(func() {
+			var numbers sequence
 			for range n {
-				if _, err := r.Receive(ctx); err != nil {
+				m, err := r.Receive(ctx)
+				if err == nil {
+					err = numbers.next(m.Seq)
+				}
+				if err != nil {
 					failed[i] = err
 					return
 				}

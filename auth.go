@@ -208,17 +208,23 @@ func (a *auth) authorize(ctx context.Context, method string) (context.Context, e
 // bearer finds the token in the metadata: `authorization: Bearer …`, or the original's `token: …`.
 func bearer(ctx context.Context) (string, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
-	if v := md.Get("authorization"); len(v) > 0 {
-		scheme, token, _ := strings.Cut(v[0], " ")
-		if !strings.EqualFold(scheme, "Bearer") || token == "" {
-			return "", errTokenInvalid
-		}
-		return strings.TrimSpace(token), nil
-	}
-	if v := md.Get("token"); len(v) > 0 && v[0] != "" {
+	token, err := bearerToken(md.Get("authorization"))
+	if v := md.Get("token"); errors.Is(err, errTokenMissing) && len(v) > 0 && v[0] != "" {
 		return v[0], nil
 	}
-	return "", errTokenMissing
+	return token, err
+}
+
+// bearerToken finds the token in the values of Authorization (RFC 6750, section 2.1).
+func bearerToken(authorization []string) (string, error) {
+	if len(authorization) == 0 {
+		return "", errTokenMissing
+	}
+	scheme, token, _ := strings.Cut(authorization[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", errTokenInvalid
+	}
+	return strings.TrimSpace(token), nil
 }
 
 // guard is a service whose unary methods check the token before they read the request: strangers must not fill

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -46,6 +47,57 @@ func BenchmarkAddMessages(b *testing.B) {
 				}
 			}
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n*batch), "µs/message")
+		})
+	}
+}
+
+// BenchmarkResend commits 128 messages of one room, with one of another that is stored already or not.
+func BenchmarkResend(b *testing.B) {
+	for _, resend := range []bool{false, true} {
+		b.Run(fmt.Sprintf("resend=%v", resend), func(b *testing.B) {
+			ctx := context.Background()
+			st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Synchronous: "full", Create: true})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer st.close()
+			u, err := st.addUser(ctx, "alice", "x", roleUser)
+			if err != nil {
+				b.Fatal(err)
+			}
+			h := newHub(255, st.lastSeq)
+			var posters [2]*session
+			for i := range posters {
+				if err := st.addRoom(ctx, fmt.Sprint("code", i), "room", "x", u.ID); err != nil {
+					b.Fatal(err)
+				}
+				r, err := h.acquire(ctx, int64(i+1))
+				if err != nil {
+					b.Fatal(err)
+				}
+				posters[i] = newSession(r, u, maxInFlight)
+			}
+			c := newCommitter(st, slog.New(slog.DiscardHandler), 4096)
+			n := 0
+			for b.Loop() {
+				var batch []submission
+				add := func(s *session, id string) {
+					s.hold()
+					s.slots <- struct{}{}
+					batch = append(batch, submission{s, "a message of some length, which is about what people write", id})
+				}
+				for range 127 {
+					n++
+					add(posters[0], fmt.Sprint(n))
+				}
+				if resend {
+					add(posters[1], "same")
+				} else {
+					add(posters[1], fmt.Sprint(n))
+				}
+				c.commit(batch)
+				posters[1].answers(nil)
+			}
 		})
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -52,6 +52,7 @@ type chatServer struct {
 
 	// The goroutines of all sessions. Those that read submit; those that write end when the committer has.
 	readers, writers sync.WaitGroup
+	sockets          sync.WaitGroup // their handlers, which http.Server does not wait for
 
 	deleted chan struct{} // holds a token when a room was deleted
 }
@@ -64,7 +65,7 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 	if err := checkRoomPassword(password); err != nil {
 		return nil, err
 	}
-	if err := s.limits.create.take(strconv.FormatInt(callerOf(ctx).user.ID, 10)); err != nil {
+	if err := s.limits.create.take(userKey(callerOf(ctx).user.ID)); err != nil {
 		return nil, err
 	}
 	hash, err := s.passwords.hash(ctx, password)
@@ -201,7 +202,7 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 	if room.IsMember {
 		return room, nil
 	}
-	key := strconv.FormatInt(u.ID, 10)
+	key := userKey(u.ID)
 	// Counted before it is looked at: else many at once would all be.
 	if err := s.limits.join.take(key); err != nil {
 		return roomRow{}, err
@@ -256,10 +257,15 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 		return nil, invalid("limit", fmt.Sprintf("The limit is at most %d.", maxListed))
 	}
 	before := req.GetBeforeSeq()
+	room := callerOf(ctx).room.RoomID
 	if before == 0 || before > maxSeq {
 		before = maxSeq
 	}
-	page, err := s.store.messagesBefore(ctx, callerOf(ctx).room.RoomID, before, limit, listedBytes)
+	// Not what is committed but not published yet: who resumes behind it would get it again.
+	if last, live := s.hub.newest(room); live {
+		before = min(before, last+1)
+	}
+	page, err := s.store.messagesBefore(ctx, room, before, limit, listedBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -271,4 +277,69 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 		})
 	}
 	return resp, nil
+}
+
+// Chat is the stream of a session.
+func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error {
+	return s.serve(ss.Context(), rpc{ss}, false)
+}
+
+// rpc carries a stream by gRPC: all events that are to be sent are one frame.
+type rpc struct{ grpc.ServerStream }
+
+func (t rpc) receive(req *chatRequest) error {
+	if err := t.RecvMsg(req); err != nil {
+		return err
+	}
+	if req.err != nil {
+		return invalid("request", "This is no ChatRequest.")
+	}
+	return nil
+}
+
+func (t rpc) opened() error { return t.SendHeader(nil) }
+
+func (t rpc) send(s *session, spans []span) error {
+	f := &frame{make(mem.BufferSlice, 0, len(spans))}
+	for _, sp := range spans {
+		f.BufferSlice = append(f.BufferSlice, mem.SliceBuffer(sp.data))
+	}
+	return t.sendFrame(s, f)
+}
+
+func (t rpc) sendFrame(s *session, f *frame) error {
+	s.sendingSince.Store(time.Now().UnixNano())
+	err := t.SendMsg(f)
+	s.sendingSince.Store(0)
+	return err
+}
+
+// post stores a message of the caller in the room of its token, and returns its seq once it is stored for good: as a
+// stream would, but of a member that is not present.
+func (s *chatServer) post(ctx context.Context, body, clientMessageID string) (uint64, error) {
+	c := callerOf(ctx)
+	if field, rule := s.broken(&chatRequest{body: body, clientMessageID: clientMessageID}, false); rule != "" {
+		return 0, invalid(field, rule)
+	}
+	if err := s.limits.message.take(userKey(c.user.ID)); err != nil {
+		return 0, err
+	}
+	p, err := s.hub.poster(ctx, c.room.RoomID, c.user)
+	if errors.Is(err, errNotFound) {
+		return 0, errRoomDeleted
+	} else if err != nil {
+		return 0, err
+	}
+	defer p.drop()
+	if !s.committer.submit(submission{s: p, body: body, clientMessageID: clientMessageID}) {
+		return 0, p.err
+	}
+	select {
+	case seq := <-p.posted:
+		return seq, nil
+	case <-p.done:
+		return 0, p.err
+	case <-ctx.Done():
+		return 0, errDatabaseUnavailable // it may still be stored
+	}
 }

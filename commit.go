@@ -156,7 +156,10 @@ func (c *committer) commit(batch []submission) {
 		r.batch = append(r.batch, sub)
 	}
 	start := time.Now()
-	err := c.storeAll()
+	err := c.answerResends()
+	if err == nil {
+		err = c.storeAll()
+	}
 	c.expected, c.lastTook = len(batch)+len(c.queue), time.Since(start)
 	// A resend, or a message to a room that was deleted a moment ago: sort them out, and store the others.
 	for tries := 0; errors.Is(err, errConflict) && tries < 3; tries++ {
@@ -215,29 +218,48 @@ func (c *committer) storeAll() error {
 
 // publishBatch makes the stored messages of r.batch visible.
 func publishBatch(r *room, msgs []message) {
-	n := len(msgs)
-	if n == 0 {
+	if len(msgs) == 0 {
 		return
 	}
-	b := &block{first: msgs[0].Seq, marks: make([]mark, n)}
-	size := 0
 	for i := range msgs {
-		size += len(msgs[i].Body) + len(msgs[i].UserName) + len(msgs[i].ClientMessageID) + 48
-	}
-	b.data = make([]byte, 0, size)
-	for i := range msgs {
-		b.data, b.marks[i] = appendEvent(b.data, messageEvent(msgs[i]))
 		r.batch[i].s.stored(msgs[i].Seq)
 	}
-	r.next += uint64(n)
-	r.publish(b)
-	for _, sub := range r.batch {
+	r.next += uint64(len(msgs))
+	r.publish(makeBlocks(msgs))
+	for i, sub := range r.batch {
+		if sub.s.posted != nil {
+			sub.s.posted <- msgs[i].Seq
+		}
 		<-sub.s.slots
 		if sub.s.gone.Load() {
 			sub.s.notify() // a half-closed stream ends when its last slot is free
 		}
 		sub.s.drop()
 	}
+}
+
+// makeBlocks encodes messages, into blocks of seqs that follow one another and of at most maxFrame bytes, unless one
+// message is larger: who is slow, and the ring, keep whole blocks.
+func makeBlocks(msgs []message) (blocks []*block) {
+	for len(msgs) > 0 {
+		n, size := 0, 0
+		for n < len(msgs) && (n == 0 || size+encodedSize(&msgs[n]) <= maxFrame && msgs[n].Seq == msgs[n-1].Seq+1) {
+			size += encodedSize(&msgs[n])
+			n++
+		}
+		b := &block{first: msgs[0].Seq, marks: make([]mark, n), data: make([]byte, 0, size)}
+		for i := range b.marks {
+			b.data, b.marks[i] = appendEvent(b.data, messageEvent(msgs[i]))
+		}
+		blocks = append(blocks, b)
+		msgs = msgs[n:]
+	}
+	return blocks
+}
+
+// encodedSize is what a message takes as an event, at most.
+func encodedSize(m *message) int {
+	return len(m.Body) + len(m.UserName) + len(m.ClientMessageID) + 56
 }
 
 // fail ends the sessions whose messages could not be stored. They come again, with the same
@@ -260,25 +282,82 @@ type sentID struct {
 	clientMessageID string
 }
 
-// sortOut answers the messages that are stored already or whose room is gone, and takes them away. Of two in
-// the batch with one id, the second goes to c.again: it is looked at when the first is stored.
-func (c *committer) sortOut() error {
+// watchResends is how many messages of a session that has sent one again are looked up before they are stored: each
+// conflict undoes a whole batch, of all rooms.
+const watchResends = 64
+
+// answerResends answers, of the sessions that have sent messages again a moment ago, those that are stored already.
+func (c *committer) answerResends() error {
+	stored, err := c.storedBefore(func(sub submission) bool {
+		if sub.s.watched == 0 {
+			return false
+		}
+		sub.s.watched--
+		return true
+	})
+	if err != nil || len(stored) == 0 {
+		return err
+	}
+	for _, r := range c.rooms {
+		kept := r.batch[:0]
+		for _, sub := range r.batch {
+			if !answerResend(r, sub, stored) {
+				kept = append(kept, sub)
+			}
+		}
+		clear(r.batch[len(kept):])
+		r.batch = kept
+	}
+	return nil
+}
+
+// storedBefore returns the stored messages that those of the batch which are chosen are resends of.
+func (c *committer) storedBefore(chosen func(submission) bool) (map[sentID]message, error) {
 	var wanted []message
 	for _, r := range c.rooms {
-		r.next = 0
 		for _, sub := range r.batch {
-			if sub.clientMessageID != "" {
+			if sub.clientMessageID != "" && chosen(sub) {
 				wanted = append(wanted, message{RoomID: r.id, UserID: sub.s.userID, ClientMessageID: sub.clientMessageID})
 			}
 		}
 	}
+	if len(wanted) == 0 {
+		return nil, nil
+	}
 	found, err := c.store.storedBefore(wanted)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stored := make(map[sentID]message, len(found))
 	for _, m := range found {
 		stored[sentID{m.RoomID, m.UserID, m.ClientMessageID}] = m
+	}
+	return stored, nil
+}
+
+// answerResend answers a message that is stored already.
+func answerResend(r *room, sub submission, stored map[sentID]message) bool {
+	m, known := stored[sentID{r.id, sub.s.userID, sub.clientMessageID}]
+	if !known {
+		return false
+	}
+	sub.s.watched = watchResends
+	r.advance(m.Seq) // it may have been stored behind our back: a commit whose answer was lost
+	m.UserName = sub.s.userName
+	sub.s.answer(m.Seq, messageEvent(m))
+	sub.s.drop()
+	return true
+}
+
+// sortOut answers the messages that are stored already or whose room is gone, and takes them away. Of two in
+// the batch with one id, the second goes to c.again: it is looked at when the first is stored.
+func (c *committer) sortOut() error {
+	for _, r := range c.rooms {
+		r.next = 0
+	}
+	stored, err := c.storedBefore(func(submission) bool { return true })
+	if err != nil {
+		return err
 	}
 	inBatch := map[sentID]bool{}
 	for _, r := range c.rooms {
@@ -289,21 +368,18 @@ func (c *committer) sortOut() error {
 		case err != nil:
 			return err
 		default:
-			r.advance(last) // what is found may have been stored behind our back: a commit whose answer was lost
+			r.advance(last)
 		}
 		kept := r.batch[:0]
 		for _, sub := range r.batch {
 			id := sentID{r.id, sub.s.userID, sub.clientMessageID}
-			m, known := stored[id]
 			switch {
 			case gone:
 				sub.s.end(errRoomDeleted)
 				sub.s.drop()
-			case known:
-				m.UserName = sub.s.userName
-				sub.s.answer(m.Seq, messageEvent(m))
-				sub.s.drop()
+			case answerResend(r, sub, stored):
 			case sub.clientMessageID != "" && inBatch[id]:
+				sub.s.watched = watchResends
 				c.again = append(c.again, sub)
 			default:
 				inBatch[id] = true

@@ -170,8 +170,7 @@ func TestBeforePublished(t *testing.T) {
 	behind.leave()
 	last := got[len(got)-1].Seq
 	resumed := openDevice(t, api, roomToken, int64(last))
-	data, mk := appendEvent(nil, messageEvent(m))
-	r.publish(&block{data: data, marks: []mark{mk}, first: m.Seq})
+	r.publish(makeBlocks([]message{m}))
 	watcher.say(t, "3", "three")
 	for _, e := range resumed.awaitID(t, "3") {
 		if e.Seq != last+1 {

@@ -30,7 +30,7 @@ type apiError struct {
 }
 
 var (
-	errTokenMissing        = &apiError{"TOKEN_MISSING", codes.Unauthenticated, 401, "This call needs a token: send it as the metadata \"authorization: Bearer <token>\".", 0, ""}
+	errTokenMissing        = &apiError{"TOKEN_MISSING", codes.Unauthenticated, 401, "This call needs a token: send it as the header or metadata \"authorization: Bearer <token>\".", 0, ""}
 	errTokenInvalid        = &apiError{"TOKEN_INVALID", codes.Unauthenticated, 401, "The token is not valid here: log in or join the room again.", 0, ""}
 	errTokenExpired        = &apiError{"TOKEN_EXPIRED", codes.Unauthenticated, 401, "The token has expired: log in or join the room again.", 0, ""}
 	errInvalidCredentials  = &apiError{"INVALID_CREDENTIALS", codes.Unauthenticated, 401, "The user name or the password is wrong.", 0, ""}
@@ -42,8 +42,8 @@ var (
 	errNotOwner            = &apiError{"NOT_OWNER", codes.PermissionDenied, 403, "Only the owner of the room or an administrator may do this.", 0, ""}
 	errRoomDeleted         = &apiError{"ROOM_DELETED", codes.NotFound, 404, "The room was deleted.", 0, ""}
 	errInvalidField        = &apiError{"INVALID_FIELD", codes.InvalidArgument, 400, "An argument breaks a rule.", 0, ""}
-	errInvalidJSON         = &apiError{"INVALID_JSON", codes.InvalidArgument, 400, "The body must be one JSON object with user_name and password.", 0, ""}
-	errBodyTooLarge        = &apiError{"BODY_TOO_LARGE", codes.InvalidArgument, 413, "The body is larger than 16 KiB.", 0, ""}
+	errInvalidJSON         = &apiError{"INVALID_JSON", codes.InvalidArgument, 400, "The body must be one JSON object with the fields of this call.", 0, ""}
+	errBodyTooLarge        = &apiError{"BODY_TOO_LARGE", codes.InvalidArgument, 413, "The body is too large.", 0, ""}
 	errNoSuchPath          = &apiError{"NOT_FOUND", codes.Unimplemented, 404, "There is nothing at this path.", 0, ""}
 	errNoSuchMethod        = &apiError{"METHOD_NOT_ALLOWED", codes.Unimplemented, 405, "This path does not take this method: see the header Allow.", 0, ""}
 	errRateLimited         = &apiError{"RATE_LIMITED", codes.ResourceExhausted, 429, "Too many tries or messages: wait a moment.", time.Second, ""}
@@ -52,6 +52,9 @@ var (
 	errDatabaseUnavailable = &apiError{"DATABASE_UNAVAILABLE", codes.Unavailable, 503, "The server's database does not answer: try again.", time.Second, ""}
 	errShuttingDown        = &apiError{"SHUTTING_DOWN", codes.Unavailable, 503, "The server is shutting down: connect again.", time.Second, ""}
 	errStalled             = &apiError{"STALLED", codes.Unavailable, 503, "This stream was not read for 8 s: connect again, and resume after the last seq that you have.", 100 * time.Millisecond, ""}
+	errForeignOrigin       = &apiError{"FOREIGN_ORIGIN", codes.PermissionDenied, 403, "A page of another server must not do this: open the chat at this server's own address.", 0, ""}
+	errNotAWebSocket       = &apiError{"UPGRADE_REQUIRED", codes.InvalidArgument, 426, "This path speaks WebSocket (RFC 6455, version 13): connect to it with ws:// or wss://.", 0, ""}
+	errNotText             = &apiError{"UNSUPPORTED_DATA", codes.InvalidArgument, 415, "A frame has to be text: the JSON of a ChatRequest.", 0, ""}
 	errInternal            = &apiError{"INTERNAL", codes.Internal, 500, "Something went wrong in the server.", 0, ""}
 )
 
@@ -69,6 +72,20 @@ func invalid(field, rule string) error {
 	e.Field, e.Message = field, rule
 	return &e
 }
+
+// saying is e with other words.
+func (e *apiError) saying(message string) *apiError {
+	other := *e
+	other.Message = message
+	return &other
+}
+
+// What the frames of a WebSocket can lack.
+var (
+	errSocketToken   = errTokenMissing.saying("The first frame has no room token: send {\"token\":\"…\"}.")
+	errNotARequest   = errInvalidJSON.saying("A frame has to be the JSON of a ChatRequest.")
+	errFrameTooLarge = errBodyTooLarge.saying("The frame is too large.")
+)
 
 // retryIn is errRateLimited with the time to wait.
 func retryIn(d time.Duration) error {

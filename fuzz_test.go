@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -70,6 +71,45 @@ func hidesBadText(b []byte) bool {
 		return nil
 	})
 	return bad
+}
+
+// What is taken as a frame of a WebSocket is an object and UTF-8, and means the same when it is written again; what is
+// not changes nothing. (protojson is lenient about numbers in what it skips.)
+func FuzzSocketFrame(f *testing.F) {
+	for _, seed := range []string{"", "{", "{}", "null", "[]", `"x"`, "{}{}", `{"body":"hello","clientMessageId":"1"}`, `{"body":"a","client_message_id":"b"}`, `{"typing":true}`, `{"typing":1}`,
+		`{"start":{}}`, `{"start":null}`, `{"start":{"afterSeq":"18446744073709551615"}}`, `{"start":{"afterSeq":1e3}}`, `{"start":{"afterSeq":-1}}`, `{"start":{"afterSeq":1.5}}`, `{"token":"x","token":1}`,
+		`{"body":"a","body":"b"}`, `{"body":null}`, `{"body":"\ud800"}`, `{"body":"\ud83d\ude00\u0000"}`, "{\"body\":\"\xff\"}", "{\"x\":\"\xff\"}", `{"x":"\ud800"}`, "\ufeff{}", "{\"body\":\"\n\"}",
+		`{"x":` + strings.Repeat("[", 20_000), `{"x":` + strings.Repeat(`{"x":`, 20_000), `{"x":1e999,"body":"x"}`, `{"body":'x'}`, `{"body":"x",}`, `{"":{"":0e}}`, "{}\x00", `{"@type":"x"}`, `{"start":{"@type":"x"}}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		before := chatRequest{body: "of the frame before", start: true}
+		got := before
+		if err := got.decodeJSON(b); err != nil {
+			if !errors.Is(err, errInvalidJSON) || got != before {
+				t.Fatalf("%q: %v, %+v", b, err, got)
+			}
+			return
+		}
+		if !utf8.Valid(b) || !utf8.ValidString(got.body) || !utf8.ValidString(got.clientMessageID) || !bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("{")) {
+			t.Fatalf("%q is taken: %+v", b, got)
+		}
+		want := &pb.ChatRequest{Body: got.body, ClientMessageId: got.clientMessageID, Typing: got.typing}
+		if got.start {
+			want.Start = &pb.ChatStart{AfterSeq: got.afterSeq}
+		}
+		again, err := protojson.Marshal(want)
+		if err != nil {
+			t.Fatalf("%q: %+v: %v", b, got, err)
+		}
+		var twice chatRequest
+		if err := twice.decodeJSON(again); err != nil || (got.afterSeq == nil) != (twice.afterSeq == nil) || got.afterSeq != nil && *got.afterSeq != *twice.afterSeq {
+			t.Fatalf("%q: %+v, and written again %+v, %v", b, got, twice, err)
+		}
+		if got.afterSeq, twice.afterSeq = nil, nil; got != twice {
+			t.Fatalf("%q: %+v, and written again %+v", b, got, twice)
+		}
+	})
 }
 
 // What appendEvent writes is what generated code reads, in a ChatResponse of several, and the part that goes to
@@ -144,7 +184,7 @@ func FuzzCredentials(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	s := &restServer{log: slog.New(slog.DiscardHandler)}
-	handler := s.handle(func(r *http.Request) (any, error) { return readNameAndPassword(r) })
+	handler := s.handle(maxBody, func(r *http.Request) (any, error) { return readBody[nameAndPassword](r) })
 	f.Fuzz(func(t *testing.T, body []byte) {
 		w := httptest.NewRecorder()
 		handler(w, httptest.NewRequest("POST", "/login", bytes.NewReader(body)))

@@ -212,6 +212,50 @@ func (p *serverProcess) rest(method, path string, body any) (int, map[string]any
 	return resp.StatusCode, answer
 }
 
+// restAnswer is an answer of REST as it came.
+type restAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+	json   map[string]any // nil: the body is no JSON object
+}
+
+func (a restAnswer) code() string { code, _ := a.json["code"].(string); return code }
+
+// asItStands sends and gives what it is told to, without compression of its own.
+var asItStands = &http.Transport{DisableCompression: true, DisableKeepAlives: true}
+
+// call makes a REST call with a token, if it is not empty, and more headers, names and values by turns.
+func (p *serverProcess) call(method, path, token, body string, headers ...string) (a restAnswer) {
+	p.t.Helper()
+	req, err := http.NewRequest(method, "http://"+p.addr+path, strings.NewReader(body))
+	if err != nil {
+		p.t.Error(err)
+		return a
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	resp, err := asItStands.RoundTrip(req)
+	if err != nil {
+		p.t.Errorf("%s %s: %v", method, path, err)
+		return a
+	}
+	defer resp.Body.Close()
+	a = restAnswer{status: resp.StatusCode, header: resp.Header}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return a // what follows is no HTTP
+	}
+	if a.body, err = io.ReadAll(resp.Body); err != nil {
+		p.t.Errorf("%s %s: %v", method, path, err)
+	}
+	_ = json.Unmarshal(a.body, &a.json) // an asset need not be JSON
+	return a
+}
+
 const testPassword = "correct horse"
 
 // login registers a user if need be, and returns a user token.

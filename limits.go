@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"sync"
 	"time"
 
@@ -28,6 +29,9 @@ func newLimits() limits {
 		message:  newLimiter(200, 5000),
 	}
 }
+
+// userKey is the key of a user in the limits that count by user.
+func userKey(id int64) string { return strconv.FormatInt(id, 10) }
 
 // limiter is one token bucket a key. Who has none left is refused until the next one comes: slowed, never
 // locked out. A nil *limiter refuses nobody.

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/reflection"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
@@ -26,12 +27,35 @@ func originalDesc() *grpc.ServiceDesc {
 	desc := pb.GRPCChatter_ServiceDesc
 	desc.ServiceName = originalService
 	desc.Streams = []grpc.StreamDesc{{
-		StreamName:    "Chat",
-		Handler:       func(srv any, ss grpc.ServerStream) error { return srv.(*chatServer).chat(ss, true) },
+		StreamName: "Chat",
+		Handler: func(srv any, ss grpc.ServerStream) error {
+			return srv.(*chatServer).serve(ss.Context(), originalRPC{rpc{ss}}, true)
+		},
 		ServerStreams: true,
 		ClientStreams: true,
 	}}
 	return &desc
+}
+
+// originalRPC carries a stream of the original's protocol: each message is a frame.
+type originalRPC struct{ rpc }
+
+func (t originalRPC) send(s *session, spans []span) error {
+	for _, sp := range spans {
+		if sp.block.first == 0 {
+			continue
+		}
+		for i := sp.from; i < sp.to; i++ {
+			if s.sentIt(sp.block.first + uint64(i)) {
+				continue // not to the stream that it came from
+			}
+			m := sp.block.marks[i]
+			if err := t.sendFrame(s, &frame{mem.BufferSlice{mem.SliceBuffer(sp.block.data[m.content:m.text])}}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // originalFile describes it for reflection: chat.proto with the original's package and stream of single

@@ -20,6 +20,7 @@ import (
 
 const (
 	maxBody        = 16 << 10 // bytes
+	escapedSize    = 6        // bytes of JSON that a byte of a text can take
 	headerTimeout  = 10 * time.Second
 	requestTimeout = 20 * time.Second
 	idleTimeout    = 2 * time.Minute
@@ -29,6 +30,8 @@ const (
 // restServer answers everything that is not gRPC.
 type restServer struct {
 	store            *store
+	chat             *chatServer
+	assets           []asset
 	auth             *auth
 	passwords        *passwords
 	limits           limits
@@ -40,11 +43,28 @@ type restServer struct {
 // handler has all routes.
 func (s *restServer) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /register", s.handle(s.register))
-	mux.HandleFunc("POST /login", s.handle(s.login))
-	mux.HandleFunc("GET /healthz", s.handle(s.healthz))
-	mux.HandleFunc("GET /readyz", s.handle(s.readyz))
+	mux.HandleFunc("POST /register", s.handle(maxBody, s.register))
+	mux.HandleFunc("POST /login", s.handle(maxBody, s.login))
+	mux.HandleFunc("GET /rooms", s.asUser(s.listRooms))
+	mux.HandleFunc("POST /rooms", s.asUser(s.createRoom))
+	mux.HandleFunc("DELETE /rooms/{short_code}", s.asUser(s.deleteRoom))
+	mux.HandleFunc("POST /rooms/{short_code}/join", s.asUser(s.joinRoom))
+	mux.HandleFunc("GET /rooms/{short_code}/users", s.asRoom(s.listUsers))
+	mux.HandleFunc("GET /rooms/{short_code}/messages", s.asRoom(s.listMessages))
+	mux.HandleFunc("POST /rooms/{short_code}/messages", s.asRoom(s.postMessage))
+	mux.HandleFunc("GET /chat", s.chat.serveSocket)
+	mux.HandleFunc("GET /healthz", s.handle(maxBody, s.healthz))
+	mux.HandleFunc("GET /readyz", s.handle(maxBody, s.readyz))
+	for i := range s.assets {
+		mux.Handle("GET "+s.assets[i].path, &s.assets[i])
+	}
+	var sameOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		secure(w.Header())
+		if sameOrigin.Check(r) != nil {
+			writeError(s.log, w, errForeignOrigin)
+			return
+		}
 		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect, in HTML
 			writeError(s.log, w, errNoSuchPath)
 			return
@@ -76,16 +96,17 @@ func (r *refusal) Header() http.Header         { return r.header }
 func (r *refusal) WriteHeader(code int)        { r.code = code }
 func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
 
-func (s *restServer) handle(fn func(*http.Request) (any, error)) http.HandlerFunc {
+// handle makes a route that answers with JSON, to a body of at most limit bytes.
+func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		// Not with the connection: a client that has closed its half still reads.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), requestTimeout)
 		defer cancel()
 		r = r.WithContext(ctx)
 		answer, err := fn(r)
-		s.log.Debug("request", "method", r.Method, "path", r.URL.Path, "ok", err == nil, "took", time.Since(start))
+		s.log.Debug("request", "method", r.Method, "route", r.Pattern, "ok", err == nil, "took", time.Since(start))
 		switch {
 		case err == nil:
 			writeJSON(w, http.StatusOK, answer)
@@ -100,23 +121,24 @@ type nameAndPassword struct {
 	Password string `json:"password"`
 }
 
-func readNameAndPassword(r *http.Request) (c nameAndPassword, err error) {
+// readBody reads a request's body: a JSON object, whose unknown fields do not matter.
+func readBody[T any](r *http.Request) (body T, err error) {
 	b, err := io.ReadAll(r.Body)
 	// Go would put U+FFFD for what is no text, and so make different passwords the same.
 	if err == nil && utf8.Valid(b) && !hasLoneSurrogate(b) {
-		if err = json.Unmarshal(b, &c); err == nil {
-			return c, nil
+		if err = json.Unmarshal(b, &body); err == nil {
+			return body, nil
 		}
 	}
 	var tooLarge *http.MaxBytesError
 	var wrongType *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &tooLarge):
-		return c, errBodyTooLarge
+		return body, errBodyTooLarge.saying(fmt.Sprintf("The body is larger than %d KiB.", tooLarge.Limit>>10))
 	case errors.As(err, &wrongType) && wrongType.Field != "":
-		return c, invalid(wrongType.Field, fmt.Sprintf("The field %s has to be a string.", wrongType.Field))
+		return body, invalid(wrongType.Field, fmt.Sprintf("The field %s has to be a string.", wrongType.Field))
 	}
-	return c, errInvalidJSON
+	return body, errInvalidJSON
 }
 
 // hasLoneSurrogate tells whether JSON has an escape from \uD800 to \uDFFF that is not half of a pair.
@@ -155,7 +177,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	if !s.registrationOpen {
 		return nil, errRegistrationClosed
 	}
-	c, err := readNameAndPassword(r)
+	c, err := readBody[nameAndPassword](r)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +206,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 }
 
 func (s *restServer) login(r *http.Request) (any, error) {
-	c, err := readNameAndPassword(r)
+	c, err := readBody[nameAndPassword](r)
 	if err != nil {
 		return nil, err
 	}
@@ -235,9 +257,11 @@ func (s *restServer) login(r *http.Request) (any, error) {
 		}
 	}
 	token, err := s.auth.userToken(u)
-	return struct {
-		Token string `json:"token"`
-	}{token}, err
+	return tokenAnswer{token}, err
+}
+
+type tokenAnswer struct {
+	Token string `json:"token"`
 }
 
 type healthStatus struct {
@@ -267,7 +291,6 @@ func remoteIP(r *http.Request) string {
 
 func writeJSON(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
 }

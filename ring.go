@@ -4,16 +4,24 @@ package main
 // receiver that is slow. One event may be larger.
 const maxFrame = 64 << 10
 
-// ringBytes is how much a ring keeps for those who are a little behind, however few events keep asks for.
+// ringBytes is how much a ring keeps for those who are a little behind, however few events keep asks for. Where JSON is
+// read, each block has that form too: about three times as large.
 const ringBytes = 256 << 10
 
 // block is the events of one commit in one room, or one event that is not stored. It is encoded once, and
 // never changed: all members' frames share it.
 type block struct {
-	data  []byte   // ChatResponse.events, one after the other
-	marks []mark   // of each event
-	first uint64   // the seq of the first event; 0: not stored
-	from  *session // of an event that is not stored: who must not get it
+	data   []byte   // ChatResponse.events, one after the other
+	marks  []mark   // of each event
+	first  uint64   // the seq of the first event; 0: not stored
+	from   *session // of an event that is not stored: who must not get it
+	asJSON jsonForm // see json
+}
+
+// notStored is a block of one event that is not stored.
+func notStored(e event, from *session) *block {
+	data, m := appendEvent(nil, e)
+	return &block{data: data, marks: []mark{m}, from: from}
 }
 
 func (b *block) last() uint64 { return b.first + uint64(len(b.marks)) - 1 }
@@ -29,9 +37,11 @@ func (b *block) start(i int) int {
 // span is some events of a block.
 type span struct {
 	data     []byte
-	block    *block // nil for an event of one stream alone
-	from, to int    // events of block
+	block    *block
+	from, to int // events of block
 }
+
+func (b *block) whole() span { return span{data: b.data, block: b, to: len(b.marks)} }
 
 // span returns the events from i on that fit into max bytes: none if not even the first does, unless max is
 // a whole frame.
@@ -57,11 +67,14 @@ type ring struct {
 
 func (r *ring) end() uint64 { return r.first + uint64(len(r.blocks)) }
 
-// push adds a block, and lets go of the oldest ones as long as what is left has keep events and ringBytes.
-func (r *ring) push(b *block, keep int) {
+func (r *ring) push(b *block) {
 	r.blocks = append(r.blocks, b)
 	r.events, r.bytes = r.events+len(b.marks), r.bytes+b.size()
-	for {
+}
+
+// trim lets go of the oldest blocks as long as what is left has keep events and ringBytes.
+func (r *ring) trim(keep int) {
+	for len(r.blocks) > 0 {
 		old := r.blocks[0]
 		events, bytes := r.events-len(old.marks), r.bytes-old.size()
 		if events < keep || bytes < ringBytes {

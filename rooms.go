@@ -14,8 +14,8 @@ import (
 const (
 	// stallLimit is how long one frame may wait for its receiver before the session is cut.
 	stallLimit = 8 * time.Second
-	// stallCheck is how often that is looked at.
-	stallCheck = time.Second
+	// watchTick is how often that is looked at.
+	watchTick = time.Second
 	// joinGrace is how long somebody who joined by the original's protocol counts as present while its
 	// stream is still to open.
 	joinGrace = 10 * time.Second
@@ -122,6 +122,15 @@ func (h *hub) find(id int64) *room {
 	return r
 }
 
+// newest returns the last seq that members of a room may see, if somebody is in it.
+func (h *hub) newest(id int64) (seq uint64, live bool) {
+	r := h.find(id)
+	if r == nil || r.loadErr != nil {
+		return 0, false
+	}
+	return r.newest(), true
+}
+
 func (h *hub) all() []*room {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -139,15 +148,10 @@ func (h *hub) enter(ctx context.Context, roomID int64, u user, seq uint64, noEch
 	if err != nil {
 		return nil, err
 	}
-	s := &session{
-		room: r, userID: u.ID, userName: u.Name, userVersion: u.Version, seq: seq,
-		done:  make(chan struct{}),
-		slots: make(chan struct{}, maxInFlight),
-	}
+	s := newSession(r, u, maxInFlight)
 	if noEcho {
 		s.own = map[uint64]struct{}{}
 	}
-	s.holds.Store(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := cmp.Or(r.closed, h.closedBy()); err != nil {
@@ -164,6 +168,18 @@ func (h *hub) enter(ctx context.Context, roomID int64, u user, seq uint64, noEch
 	}
 	p.streams++
 	s.pos, s.since = r.ring.first, r.ring.end()
+	return s, nil
+}
+
+// poster opens a session for one message, until drop: it holds the message's slot, is told nothing and not present.
+func (h *hub) poster(ctx context.Context, roomID int64, u user) (*session, error) {
+	r, err := h.acquire(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	s := newSession(r, u, 1)
+	s.posted = make(chan uint64, 1)
+	s.slots <- struct{}{}
 	return s, nil
 }
 
@@ -232,16 +248,15 @@ func (h *hub) users(roomID int64) []string {
 
 // announce publishes an event that is not stored, to all but from. r.mu is held.
 func (r *room) announce(kind pb.ChatEventKind, name string, from *session) {
-	data, m := appendEvent(nil, event{kind: kind, userName: name})
-	r.push(&block{data: data, marks: []mark{m}, from: from})
+	r.push(notStored(event{kind: kind, userName: name}, from))
 }
 
-// publish makes committed messages visible: b follows the newest one.
-func (r *room) publish(b *block) {
+// publish makes committed messages visible, which follow the newest one.
+func (r *room) publish(blocks []*block) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last = b.last()
-	r.push(b)
+	r.last = blocks[len(blocks)-1].last()
+	r.push(blocks...)
 }
 
 // newest returns the last seq that members may see.
@@ -261,8 +276,13 @@ func (r *room) advance(last uint64) {
 	}
 }
 
-func (r *room) push(b *block) {
-	r.ring.push(b, r.hub.keep)
+// push adds the blocks of a commit to the ring. All of them stay until the next one, or for a tick of watch: members
+// would else read the first ones of a large commit from the database.
+func (r *room) push(blocks ...*block) {
+	r.ring.trim(r.hub.keep)
+	for _, b := range blocks {
+		r.ring.push(b)
+	}
 	r.notifyAll()
 }
 
@@ -327,9 +347,9 @@ func (h *hub) eachSession(fn func(*session)) {
 	}
 }
 
-// cutStalled ends, until ctx does, the sessions whose receiver takes nothing.
-func (h *hub) cutStalled(ctx context.Context) {
-	tick := time.NewTicker(stallCheck)
+// watch ends, until ctx does, the sessions whose receiver takes nothing, and lets go of what the rings have too much.
+func (h *hub) watch(ctx context.Context) {
+	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
 	for {
 		select {
@@ -338,10 +358,15 @@ func (h *hub) cutStalled(ctx context.Context) {
 		case <-tick.C:
 		}
 		limit := time.Now().Add(-stallLimit).UnixNano()
-		h.eachSession(func(s *session) {
-			if since := s.sendingSince.Load(); since != 0 && since < limit {
-				s.end(errStalled)
+		for _, r := range h.all() {
+			r.mu.Lock()
+			r.ring.trim(h.keep)
+			for s := range r.sessions {
+				if since := s.sendingSince.Load(); since != 0 && since < limit {
+					s.end(errStalled)
+				}
 			}
-		})
+			r.mu.Unlock()
+		}
 	}
 }

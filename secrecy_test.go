@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/grpcchatter/grpcchatter/pb"
@@ -128,6 +129,40 @@ func testSecrecy(t *testing.T, args ...string) {
 	malformed := openRaw(t, conn, bearerHeader(aliceRoom), current+"Chat")
 	malformed.send([]byte("\xff" + garbage))
 	_ = malformed.end()
+
+	// The same by REST and by WebSocket: whatever stands in the path, the headers, the body, a frame or a close reason.
+	rooms := "/rooms/" + code
+	for _, token := range []string{"", garbage, token, bob, aliceRoom, bobRoom, old, token + "x"} {
+		for _, path := range []string{"/rooms", rooms + "/join", rooms + "/messages", "/rooms/" + garbage + "/join", "/rooms/" + garbage + "/messages", "/chat?token=" + garbage, "/chat/" + token} {
+			for _, b := range []string{`{"room_name":"a room","room_password":"` + roomPassword + `"}`, `{"room_password":"` + wrongRoom + `"}`, `{"body":"` + body + `","client_message_id":"` + body + `"}`,
+				`{"body":"` + strings.Repeat(rejected, 1000) + `"}`, garbage, `{"body":{"` + garbage + `":1}}`} {
+				server.call("POST", path, token, b, "Origin", "http://"+addr, "X-Garbage", garbage)
+				server.call("POST", path, token, b, "Origin", "http://"+garbage)
+			}
+			server.call("GET", path+"?limit="+garbage+"&token="+token, token, "")
+		}
+		server.call("DELETE", "/rooms/"+garbage, token, "")
+	}
+	for _, first := range []string{opening(token), opening(old), opening(garbage), garbage, `{"token":"` + aliceRoom + `","x":"` + garbage, strings.TrimSuffix(opening(aliceRoom), "}") + `,"body":{"` + garbage + `":1}}`} {
+		conn := server.dialSocket(t)
+		if err := conn.Write(t.Context(), websocket.MessageText, []byte(first)); err != nil {
+			t.Error(err)
+		}
+		if endOf(conn) == nil {
+			t.Errorf("%s opens a socket", first)
+		}
+	}
+	for _, later := range []string{garbage, `{"body":"` + garbage + `\ud800"}`, strings.Repeat(garbage, 20_000)} {
+		d := openDevice(t, server.sockets(), aliceRoom, 0)
+		d.say(t, "", body)
+		d.say(t, rejected, strings.Repeat(rejected, 1000))
+		d.await(t, 1)
+		_ = d.stream.(*socketStream).conn.Write(t.Context(), websocket.MessageText, []byte(later))
+		_ = d.end(t, patience)
+	}
+	for _, reason := range []string{garbage, aliceRoom[:100]} {
+		_ = openDevice(t, server.sockets(), aliceRoom, 0).stream.(*socketStream).conn.Close(websocket.StatusNormalClosure, reason)
+	}
 
 	// Commands beside the server, whose output counts too.
 	outputs := []string{}

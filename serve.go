@@ -110,7 +110,11 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	s.committer = newCommitter(s.store, log, cfg.MaxMessage)
 	s.chat = &chatServer{store: s.store, auth: auth, passwords: passwords, limits: limits, hub: s.hub, committer: s.committer,
 		log: log, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, deleted: make(chan struct{}, 1)}
-	s.rest = &restServer{store: s.store, auth: auth, passwords: passwords, limits: limits, log: log, registrationOpen: cfg.RegistrationOpen}
+	assets, err := assets()
+	if err != nil {
+		return nil, err
+	}
+	s.rest = &restServer{store: s.store, chat: s.chat, assets: assets, auth: auth, passwords: passwords, limits: limits, log: log, registrationOpen: cfg.RegistrationOpen}
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
 		grpc.Creds(plainCredentials{insecure.NewCredentials()}),
@@ -196,7 +200,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 		serving.Go(func() { s.serve("HTTP", s.http.Serve(l.http)) })
 	}
 	go s.committer.run() // ends in stop
-	background.Go(func() { s.hub.cutStalled(ctx) })
+	background.Go(func() { s.hub.watch(ctx) })
 	background.Go(func() { s.watchUsers(ctx) })
 	background.Go(func() { s.chat.purge(ctx) })
 	background.Go(func() { s.refresh(ctx) })
@@ -244,6 +248,7 @@ func (s *server) stop() {
 		}
 	})
 	ending.Wait()
+	s.chat.sockets.Wait()
 	s.chat.readers.Wait()
 	s.committer.drain()
 	s.chat.writers.Wait()

@@ -24,8 +24,11 @@ type session struct {
 	spawn  func(func()) // set by start, as write is
 	write  func()       // sends what there is
 
+	posted chan uint64 // of a post: takes the seq of its one message; nil: this is a stream
+
 	holds        atomic.Int32 // the stream and its uncommitted messages: each keeps the room
 	failed       bool         // of the committer: a message was not stored, so no later one may be
+	watched      int          // likewise: so many of its next messages may be resends
 	gone         atomic.Bool  // the presence has been given up
 	sendingSince atomic.Int64 // Unix ns; 0: the writer is not sending
 
@@ -40,10 +43,21 @@ type session struct {
 	err     error               // why it ended; valid when done is closed
 }
 
+// newSession returns a session that keeps r, which the caller has acquired, with slots for so many messages.
+func newSession(r *room, u user, slots int) *session {
+	s := &session{
+		room: r, userID: u.ID, userName: u.Name, userVersion: u.Version,
+		done:  make(chan struct{}),
+		slots: make(chan struct{}, slots),
+	}
+	s.holds.Store(1)
+	return s
+}
+
 // answer is an event for one stream only: a REJECTED (seq 0), or the acknowledgement of a resend.
 type answer struct {
-	seq  uint64
-	data []byte
+	seq   uint64
+	block *block // of one event
 }
 
 // The states of a session's writer.
@@ -172,9 +186,12 @@ func (s *session) sentIt(seq uint64) bool {
 // answer sends an event to this stream alone. The message that it answers holds a slot, which is given back
 // when it is sent.
 func (s *session) answer(seq uint64, e event) {
-	data, _ := appendEvent(nil, e)
+	if s.posted != nil {
+		s.posted <- seq
+		return
+	}
 	s.mu.Lock()
-	s.private = append(s.private, answer{seq, data})
+	s.private = append(s.private, answer{seq, notStored(e, nil)})
 	s.mu.Unlock()
 	s.notify()
 }
@@ -189,8 +206,8 @@ func (s *session) answers(out []span) []span {
 		a := s.private[0]
 		s.private[0], s.private = answer{}, s.private[1:]
 		if a.seq <= s.seq {
-			out = append(out, span{data: a.data})
-			size += len(a.data)
+			out = append(out, a.block.whole())
+			size += len(a.block.data)
 		}
 		<-s.slots // that of the message: never blocks
 	}
@@ -213,7 +230,7 @@ func (s *session) take(out []span) (_ []span, behind bool) {
 		switch {
 		case b.first == 0:
 			if s.pos >= s.since && b.from != s {
-				out = append(out, span{data: b.data, block: b, to: len(b.marks)})
+				out = append(out, b.whole())
 				size += len(b.data)
 			}
 			continue

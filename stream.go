@@ -5,14 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/mem"
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
@@ -25,11 +21,24 @@ const (
 	// catchUpPage and catchUpBytes are how much is read from the database at once for who is behind.
 	catchUpPage  = 500
 	catchUpBytes = 256 << 10
+	// keptSpans is how many spans a stream keeps room for.
+	keptSpans = 64
 )
+
+// transport carries one stream to its client and back: gRPC, the original's gRPC, or a WebSocket.
+type transport interface {
+	// receive reads the next request. io.EOF: there will be no other one, but the client still reads.
+	receive(*chatRequest) error
+	// opened tells the client that its session is open.
+	opened() error
+	// send sends events of the session. Only one goroutine at a time calls it.
+	send(*session, []span) error
+}
 
 // stream is one Chat call.
 type stream struct {
-	grpc.ServerStream
+	transport
+	ctx      context.Context // of the call, with its caller
 	server   *chatServer
 	original bool // the client speaks the original's protocol
 	session  *session
@@ -42,14 +51,11 @@ type stream struct {
 	spans   []span
 }
 
-// Chat is the RPC under its own name.
-func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error { return s.chat(ss, false) }
-
-// chat serves a stream. This goroutine waits for the end, for only its return can end a stream whose reader or
-// writer is blocked; both return soon after it. There is a writer only while there is something to send.
-func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
-	ctx := ss.Context()
-	st := &stream{ServerStream: ss, server: s, original: original}
+// serve serves a stream until it ends, and returns why. This goroutine waits for the end, for only its return can end a
+// stream whose reader or writer is blocked; both return soon after it. There is a writer only while there is something
+// to send.
+func (s *chatServer) serve(ctx context.Context, t transport, original bool) error {
+	st := &stream{transport: t, ctx: ctx, server: s, original: original}
 	first := make(chan chatRequest, 1)
 	opened := make(chan struct{})
 	s.readers.Go(func() { st.read(first, opened) })
@@ -69,7 +75,7 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 				seq = *req.afterSeq
 			}
 		case <-timeout.C:
-			return invalid("start", fmt.Sprintf("The first ChatRequest did not come within %d s.", openTimeout/time.Second))
+			return errNotOpened()
 		case <-s.auth.stopped.Done():
 			return errShuttingDown
 		case <-ctx.Done():
@@ -80,7 +86,7 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	var err error
 	aside(func() {
 		if session, err = s.open(ctx, seq, original); err == nil {
-			err = ss.SendHeader(nil) // tells the client that the session is open
+			err = t.opened()
 		}
 	})
 	if session != nil {
@@ -98,6 +104,11 @@ func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// errNotOpened says that the request which opens a session did not come.
+func errNotOpened() error {
+	return invalid("start", fmt.Sprintf("The first ChatRequest did not come within %d s.", openTimeout/time.Second))
 }
 
 // open opens a session behind seq for the caller.
@@ -130,7 +141,7 @@ func (st *stream) read(first chan<- chatRequest, opened <-chan struct{}) {
 	}
 	select {
 	case <-opened:
-	case <-st.Context().Done():
+	case <-st.ctx.Done():
 		return
 	}
 	s := st.session
@@ -155,17 +166,6 @@ func (st *stream) read(first chan<- chatRequest, opened <-chan struct{}) {
 	}
 }
 
-// receive reads the next request. A stream that carries something else ends.
-func (st *stream) receive(req *chatRequest) error {
-	if err := st.RecvMsg(req); err != nil {
-		return err
-	}
-	if req.err != nil {
-		return invalid("request", "This is no ChatRequest.")
-	}
-	return nil
-}
-
 // handle does what a request asks for. It returns false once the session has ended.
 func (st *stream) handle(req *chatRequest) bool {
 	s := st.session
@@ -178,12 +178,12 @@ func (st *stream) handle(req *chatRequest) bool {
 			return true
 		}
 	}
-	field, rule := st.broken(req)
+	field, rule := st.server.broken(req, st.original)
 	if rule != "" && st.original {
 		s.end(invalid(field, rule))
 		return false
 	}
-	if err := st.server.limits.message.take(strconv.FormatInt(s.userID, 10)); err != nil {
+	if err := st.server.limits.message.take(userKey(s.userID)); err != nil {
 		s.end(err)
 		return false
 	}
@@ -207,18 +207,18 @@ func (st *stream) handle(req *chatRequest) bool {
 	return st.server.committer.submit(sub)
 }
 
-// broken returns the rule that a request breaks, if any, and the field that breaks it.
-func (st *stream) broken(req *chatRequest) (field, rule string) {
+// broken returns the rule that a message breaks, if any, and the field that breaks it.
+func (s *chatServer) broken(req *chatRequest, original bool) (field, rule string) {
 	switch {
-	case req.start && !st.original:
+	case req.start && !original:
 		return "start", "Only the first request of a stream may have a start."
 	case req.body == "":
 		return "body", "The message is empty."
-	case len(req.body) > st.server.maxMessage:
-		return "body", fmt.Sprintf("The message is longer than %d bytes.", st.server.maxMessage)
+	case len(req.body) > s.maxMessage:
+		return "body", fmt.Sprintf("The message is longer than %d bytes.", s.maxMessage)
 	case !utf8.ValidString(req.body):
 		return "body", "The message is not UTF-8."
-	case st.original:
+	case original:
 		return "", ""
 	case len(req.clientMessageID) > maxClientMessageID:
 		return "client_message_id", fmt.Sprintf("The client_message_id is longer than %d bytes.", maxClientMessageID)
@@ -240,8 +240,11 @@ func (st *stream) write() {
 		st.spans, behind = s.take(s.answers(st.spans[:0]))
 		switch {
 		case len(st.spans) > 0:
-			err = st.send(st.spans)
+			err = st.send(s, st.spans)
 			clear(st.spans)
+			if cap(st.spans) > keptSpans {
+				st.spans = nil // of who was slow once
+			}
 		case behind:
 			err = st.catchUp()
 		case !st.ending:
@@ -254,49 +257,11 @@ func (st *stream) write() {
 	}
 }
 
-// send writes events as one frame; to a client of the original, each message as a frame.
-func (st *stream) send(spans []span) error {
-	if st.original {
-		for _, sp := range spans {
-			if sp.block == nil || sp.block.first == 0 {
-				continue
-			}
-			for i := sp.from; i < sp.to; i++ {
-				m := sp.block.marks[i]
-				if err := st.sendText(sp.block.first+uint64(i), sp.block.data[m.content:m.text]); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
-	f := &frame{make(mem.BufferSlice, 0, len(spans))}
-	for _, sp := range spans {
-		f.BufferSlice = append(f.BufferSlice, mem.SliceBuffer(sp.data))
-	}
-	return st.sendFrame(f)
-}
-
-// sendText sends the original's form of a message, but not to the stream that it came from.
-func (st *stream) sendText(seq uint64, text []byte) error {
-	if st.session.sentIt(seq) {
-		return nil
-	}
-	return st.sendFrame(&frame{mem.BufferSlice{mem.SliceBuffer(text)}})
-}
-
-func (st *stream) sendFrame(f *frame) error {
-	st.session.sendingSince.Store(time.Now().UnixNano())
-	err := st.SendMsg(f)
-	st.session.sendingSince.Store(0)
-	return err
-}
-
 // catchUp sends a page of what is in the database behind the cursor, and moves the cursor.
 func (st *stream) catchUp() error {
 	s := st.session
 	last := s.room.newest()
-	page, err := st.server.store.messagesAfter(st.Context(), s.room.id, s.seq, catchUpPage, catchUpBytes)
+	page, err := st.server.store.messagesAfter(st.ctx, s.room.id, s.seq, catchUpPage, catchUpBytes)
 	if err != nil {
 		return err
 	}
@@ -308,15 +273,8 @@ func (st *stream) catchUp() error {
 		s.seq = last // there is nothing left of what was before
 		return nil
 	}
-	for len(page) > 0 {
-		b := &block{first: page[0].Seq}
-		for len(page) > 0 && len(b.data) < maxFrame && (len(b.marks) == 0 || page[0].Seq == b.last()+1) {
-			var m mark
-			b.data, m = appendEvent(b.data, messageEvent(page[0]))
-			b.marks = append(b.marks, m)
-			page = page[1:]
-		}
-		if err := st.send([]span{{data: b.data, block: b, to: len(b.marks)}}); err != nil {
+	for _, b := range makeBlocks(page) {
+		if err := st.send(s, []span{b.whole()}); err != nil {
 			return err
 		}
 		s.seq = b.last()

@@ -59,6 +59,36 @@ func appendEvent(b []byte, e event) ([]byte, mark) {
 	return b, m
 }
 
+// event decodes event i of a block.
+func (b *block) event(i int) (e event) {
+	_ = pb.EachField(b.data[b.marks[i].content:b.marks[i].end], func(num protowire.Number, v uint64, s []byte) error {
+		switch num {
+		case 1:
+			e.userName = string(s)
+		case 2:
+			e.body = string(s)
+		case 3:
+			e.seq = v
+		case 4:
+			return pb.EachField(s, func(num protowire.Number, v uint64, _ []byte) error {
+				switch num {
+				case 1:
+					e.sentAt += int64(v) * 1e6
+				case 2:
+					e.sentAt += int64(v) / 1e3
+				}
+				return nil
+			})
+		case 5:
+			e.clientMessageID = string(s)
+		case 6:
+			e.kind = pb.ChatEventKind(v)
+		}
+		return nil
+	}) // our own encoding: it cannot fail
+	return e
+}
+
 // The fields of proto3: an empty one is not written. Every field number here is below 16: its tag is a byte.
 
 func sizeString(s string) int {

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+// The routes of rooms call the gRPC service's methods: the same rules, limits and errors.
+
+// as makes a route that asks for a token of the kind that audience names, and has its caller in the request's context.
+func (s *restServer) as(audience string, limit int64, fn func(*http.Request) (any, error)) http.HandlerFunc {
+	return s.handle(limit, func(r *http.Request) (any, error) {
+		token, err := bearerToken(r.Header.Values("Authorization"))
+		if err != nil {
+			return nil, err
+		}
+		c, err := s.auth.authenticate(r.Context(), audience, token)
+		if err != nil {
+			return nil, err
+		}
+		if code, err := readCode(r.PathValue("short_code")); audience == audienceRoom && (err != nil || code != c.room.Code) {
+			return nil, errTokenInvalid // of another room
+		}
+		return fn(r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+	})
+}
+
+// asUser and asRoom make routes that ask for a user's token, or for that of the room in the path.
+func (s *restServer) asUser(fn func(*http.Request) (any, error)) http.HandlerFunc {
+	return s.as(audienceUser, maxBody, fn)
+}
+
+func (s *restServer) asRoom(fn func(*http.Request) (any, error)) http.HandlerFunc {
+	return s.as(audienceRoom, maxBody+escapedSize*int64(s.chat.maxMessage), fn)
+}
+
+type restRoom struct {
+	ShortCode string `json:"short_code"`
+	RoomName  string `json:"room_name"`
+	Owner     string `json:"owner"`
+	LastSeq   uint64 `json:"last_seq"`
+}
+
+func (s *restServer) listRooms(r *http.Request) (any, error) {
+	resp, err := s.chat.ListChatRooms(r.Context(), &emptypb.Empty{})
+	if err != nil {
+		return nil, err
+	}
+	rooms := make([]restRoom, 0, len(resp.GetRooms()))
+	for _, room := range resp.GetRooms() {
+		rooms = append(rooms, restRoom{room.GetShortCode(), room.GetRoomName(), room.GetOwner(), room.GetLastSeq()})
+	}
+	return struct {
+		Rooms []restRoom `json:"rooms"`
+	}{rooms}, nil
+}
+
+func (s *restServer) createRoom(r *http.Request) (any, error) {
+	body, err := readBody[struct {
+		RoomName     string `json:"room_name"`
+		RoomPassword string `json:"room_password"`
+	}](r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.chat.CreateChatRoom(r.Context(), &pb.CreateChatRoomRequest{RoomName: body.RoomName, RoomPassword: body.RoomPassword})
+	return struct {
+		ShortCode string `json:"short_code"`
+	}{resp.GetShortCode()}, err
+}
+
+func (s *restServer) deleteRoom(r *http.Request) (any, error) {
+	_, err := s.chat.DeleteChatRoom(r.Context(), &pb.DeleteChatRoomRequest{ShortCode: r.PathValue("short_code")})
+	return struct{}{}, err
+}
+
+func (s *restServer) joinRoom(r *http.Request) (any, error) {
+	body, err := readBody[struct {
+		RoomPassword string `json:"room_password"`
+	}](r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.chat.JoinChatRoom(r.Context(), &pb.JoinChatRoomRequest{ShortCode: r.PathValue("short_code"), RoomPassword: body.RoomPassword})
+	return tokenAnswer{resp.GetToken()}, err
+}
+
+type restUser struct {
+	UserName string `json:"user_name"`
+}
+
+func (s *restServer) listUsers(r *http.Request) (any, error) {
+	resp, err := s.chat.ListChatRoomUsers(r.Context(), &emptypb.Empty{})
+	if err != nil {
+		return nil, err
+	}
+	users := make([]restUser, 0, len(resp.GetUsers()))
+	for _, u := range resp.GetUsers() {
+		users = append(users, restUser{u.GetUserName()})
+	}
+	return struct {
+		Users []restUser `json:"users"`
+	}{users}, nil
+}
+
+type restMessage struct {
+	UserName        string    `json:"user_name"`
+	Body            string    `json:"body"`
+	Seq             uint64    `json:"seq"`
+	SentAt          time.Time `json:"sent_at"`
+	ClientMessageID string    `json:"client_message_id"`
+	Kind            string    `json:"kind"`
+}
+
+func (s *restServer) listMessages(r *http.Request) (any, error) {
+	var req pb.ListMessagesRequest
+	query := r.URL.Query()
+	for name, set := range map[string]func(uint64){
+		"before_seq": func(n uint64) { req.BeforeSeq = n },
+		"limit":      func(n uint64) { req.Limit = uint32(min(n, 1<<31)) },
+	} {
+		if text := query.Get(name); text != "" {
+			n, err := strconv.ParseUint(text, 10, 64)
+			if err != nil {
+				return nil, invalid(name, "The parameter "+name+" has to be a number.")
+			}
+			set(n)
+		}
+	}
+	resp, err := s.chat.ListMessages(r.Context(), &req)
+	if err != nil {
+		return nil, err
+	}
+	messages := make([]restMessage, 0, len(resp.GetMessages()))
+	for _, m := range resp.GetMessages() {
+		messages = append(messages, restMessage{m.GetUserName(), m.GetBody(), m.GetSeq(), m.GetSentAt().AsTime(), m.GetClientMessageId(), m.GetKind().String()})
+	}
+	return struct {
+		Messages []restMessage `json:"messages"`
+	}{messages}, nil
+}
+
+func (s *restServer) postMessage(r *http.Request) (any, error) {
+	body, err := readBody[struct {
+		Body            string `json:"body"`
+		ClientMessageID string `json:"client_message_id"`
+	}](r)
+	if err != nil {
+		return nil, err
+	}
+	seq, err := s.chat.post(r.Context(), body.Body, body.ClientMessageID)
+	return struct {
+		Seq uint64 `json:"seq"`
+	}{seq}, err
+}

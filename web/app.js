@@ -1,0 +1,58 @@
+import { Chat, codeInAddress } from "./chat.js";
+import { SignIn } from "./signin.js";
+import { Store, storageArea } from "./store.js";
+
+/** Shows the chat to who is logged in, and the screen to log in to everybody else. */
+class App {
+  #store = new Store(storageArea());
+  #signIn = new SignIn(document.getElementById("sign-in"), (account) => this.#enter(account));
+  #chat = null;
+  #token = null; // of the account that is shown
+
+  start() {
+    this.#store.onAccountChange((account) => this.#changedElsewhere(account));
+    addEventListener("hashchange", () => this.#signIn.invite(codeInAddress()));
+    const { account } = this.#store;
+    if (account) this.#open(account);
+    else this.#close("");
+  }
+
+  #enter(account) {
+    this.#store.account = account;
+    this.#open(account);
+  }
+
+  #open(account) {
+    this.#chat?.close();
+    this.#signIn.hide();
+    this.#token = account.token;
+    this.#chat = new Chat(account, this.#store, (reason) => this.#leave(reason));
+  }
+
+  #leave(reason) {
+    // Another tab may have logged in anew in the meantime.
+    const { account } = this.#store;
+    if (account && account.token !== this.#token) {
+      this.#open(account);
+      return;
+    }
+    this.#store.account = null;
+    this.#close(reason);
+  }
+
+  #close(reason) {
+    this.#chat?.close();
+    this.#chat = null;
+    this.#token = null;
+    document.title = "GRPCChatter";
+    this.#signIn.show(reason, codeInAddress());
+  }
+
+  #changedElsewhere(account) {
+    if (account?.token === (this.#token ?? undefined)) return;
+    if (account) this.#open(account);
+    else this.#close("You have logged out in another tab.");
+  }
+}
+
+new App().start();

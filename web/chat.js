@@ -1,0 +1,414 @@
+import { Composer } from "./composer.js";
+import { dayOf } from "./dates.js";
+import { FormDialog, copyField } from "./dialogs.js";
+import { el, oncePerFrame, setText } from "./dom.js";
+import { Session } from "./session.js";
+import { Sidebar } from "./sidebar.js";
+import { Timeline } from "./timeline.js";
+
+const bannerAfter = 600; // ms: a session that is back by then was not away for anybody
+const firstBannerAfter = 2_000; // ms, for a session that is opened for the first time
+const mostNames = 200; // of those present, in the list
+const mostAnnounced = 3; // messages read out of those that arrive at once; of more, only how many
+const find = (id) => document.getElementById(id);
+const wide = matchMedia("(min-width: 720px)");
+const touch = matchMedia("(pointer: coarse)");
+
+/** The screen of a user who is logged in. `onLeave(reason)` is called when the user is not any more. */
+export class Chat {
+  #session;
+  #onLeave;
+  #sidebar = new Sidebar(find("room-list"));
+  #timeline;
+  #composer;
+  #dialogs = {};
+  #listening = new AbortController();
+  #render = oncePerFrame(() => this.#draw());
+  #banner = 0;
+  #wasOpen = new WeakSet(); // rooms that have had a session
+  #day = dayOf(Date.now());
+  #clock = setInterval(() => this.#tick(), 30_000);
+
+  constructor(account, store, onLeave) {
+    this.#session = new Session(account, store);
+    this.#onLeave = onLeave;
+    for (const name of ["create", "join", "delete", "leave"]) {
+      this.#dialogs[name] = new FormDialog(find(`${name}-dialog`));
+    }
+    this.#timeline = new Timeline(find("timeline"), find("messages"), {
+      onEdit: (message) => {
+        this.#session.current.discard(message);
+        this.#composer.edit(message.body);
+      },
+      onDiscard: (message) => {
+        this.#session.current.discard(message);
+        this.#composer.focus();
+      },
+    }, this.#listening.signal);
+    this.#timeline.onView = () => this.#viewChanged();
+    this.#composer = new Composer(find("composer"), this.#session.store, {
+      onSend: (body) => this.#session.current.send(body),
+      onTyping: () => this.#session.current.sendTyping(),
+    });
+    setText(find("me"), account.userName);
+    this.#listen();
+    find("chat").hidden = false;
+    this.#start();
+  }
+
+  async #start() {
+    await this.#session.start();
+    if (!this.#session.loaded) {
+      // The server is away: the list is tried again by itself, and this goes on once it is there.
+      await new Promise((resolve) => {
+        const check = () => this.#session.loaded && resolve();
+        this.#session.addEventListener("change", check, { signal: this.#listening.signal });
+      });
+    }
+    const { latest } = this.#session;
+    if (!codeInAddress() && latest && wide.matches) setAddress(latest.code);
+    this.#route();
+  }
+
+  /** Takes the screen down. */
+  close() {
+    this.#listening.abort();
+    clearInterval(this.#clock);
+    clearTimeout(this.#banner);
+    this.#session.stop();
+    this.#session.select(null);
+    for (const dialog of Object.values(this.#dialogs)) dialog.close();
+    find("invite-dialog").close();
+    this.#timeline.show(null);
+    this.#composer.show(null);
+    this.#sidebar.update([], null);
+    setText(find("banner"), "");
+    notify("");
+    find("chat").hidden = true;
+  }
+
+  #listen() {
+    const { signal } = this.#listening;
+    const on = (target, type, listener) => target.addEventListener(type, listener, { signal });
+    const click = (id, listener) => on(find(id), "click", listener);
+
+    on(this.#session, "change", this.#render);
+    on(this.#session, "room-added", ({ room }) => {
+      on(room, "arrived", ({ messages }) => this.#arrived(room, messages));
+    });
+    on(this.#session, "room-gone", ({ room }) => this.#roomGone(room));
+    on(this.#session, "logged-out", ({ error }) => this.#onLeave(loggedOutText(error)));
+
+    on(window, "hashchange", () => this.#route());
+    on(window, "online", () => this.#comeBack());
+    on(window, "offline", this.#render);
+    on(window, "pageshow", (event) => event.persisted && this.#comeBack());
+    on(document, "visibilitychange", () => {
+      if (document.hidden) return;
+      this.#tick();
+      this.#comeBack();
+      this.#timeline.update();
+    });
+    on(window, "storage", () => this.#session.current?.readElsewhere());
+
+    for (const id of ["create-room", "create-room-empty"]) click(id, () => this.#createRoom());
+    for (const id of ["join-room", "join-room-empty"]) click(id, () => this.#joinRoom("", ""));
+    for (const id of ["invite", "invite-start"]) click(id, () => this.#invite());
+    click("delete-room", () => this.#deleteRoom());
+    click("log-out", () => this.#logOut());
+    click("jump", () => {
+      this.#session.current.loadEnd();
+      this.#timeline.update();
+      this.#composer.focus();
+    });
+    click("show-present", () => this.#showPresent(find("present").dataset.open !== "true"));
+    click("hide-present", () => {
+      this.#showPresent(false);
+      find("show-present").focus();
+    });
+    on(find("stage"), "pointerdown", () => this.#showPresent(false));
+    on(find("present"), "keydown", (event) => {
+      if (event.key !== "Escape" || find("present").dataset.open !== "true") return;
+      this.#showPresent(false);
+      find("show-present").focus();
+    });
+    click("copy-invite", async () => {
+      const copied = await copyField(find("invite-link"));
+      setText(find("invite-copied"), copied ? "Copied." : "Press Ctrl+C (or ⌘C) to copy the link.");
+    });
+    click("close-invite", () => find("invite-dialog").close());
+    click("close-notice", () => notify(""));
+  }
+
+  #comeBack() {
+    this.#session.hurry();
+    this.#render();
+  }
+
+  #tick() {
+    const today = dayOf(Date.now());
+    if (today === this.#day) return;
+    this.#day = today;
+    this.#timeline.clear();
+    this.#timeline.update();
+  }
+
+  // Goes where the address says: to a room, to an invitation, or to the list of rooms.
+  async #route() {
+    if (!this.#session.loaded) return;
+    const code = codeInAddress();
+    const room = code && this.#session.find(code);
+    if (room || !code) {
+      this.#dialogs.join.close();
+      this.#open(room || null);
+      return;
+    }
+    this.#open(null);
+    try {
+      // A room without a password is entered at once; a member too, of a room that the list does not have yet.
+      await this.#session.join(code, "");
+    } catch (error) {
+      if (codeInAddress() !== code || this.#listening.signal.aborted) return;
+      const denied = error.code === "ROOM_ACCESS_DENIED";
+      if (!(await this.#joinRoom(code, denied ? "" : error.message)) && codeInAddress() === code) setAddress("");
+    }
+    this.#route();
+  }
+
+  #open(room) {
+    const before = this.#session.current;
+    this.#session.select(room);
+    if (room !== before) {
+      this.#showPresent(false);
+      setText(find("announcer"), "");
+    }
+    this.#draw();
+    if (room && room !== before && !touch.matches) this.#composer.focus();
+  }
+
+  async #createRoom() {
+    let code;
+    const created = await this.#dialogs.create.open({}, async ({ room_name, room_password }) => {
+      if (!room_name.trim()) throw new Error("Give the room a name.");
+      code = await this.#session.create(room_name.trim(), room_password);
+    });
+    if (created) location.hash = code;
+  }
+
+  // Asks for a room's code and password, and joins it. Resolves to false when that was cancelled.
+  async #joinRoom(code, mistake) {
+    const invited = Boolean(code);
+    find("join-dialog").dataset.invited = String(invited);
+    setText(find("join-title"), invited ? `Join room ${code}` : "Join a room");
+    let room;
+    const joined = await this.#dialogs.join.open(
+      { room_code: code },
+      async ({ room_code, room_password }) => {
+        const given = codeOf(room_code);
+        if (!given) throw new Error("Enter the room's code, or its invitation link.");
+        try {
+          room = await this.#session.join(given, room_password);
+        } catch (error) {
+          if (error.code !== "ROOM_ACCESS_DENIED") throw error;
+          throw new Error("There is no room with this code, or the password is not right. Check both and try again.");
+        }
+      },
+      mistake,
+    );
+    if (joined && !invited) location.hash = room.code;
+    return joined;
+  }
+
+  #invite() {
+    const { code, name } = this.#session.current;
+    setText(find("invite-title"), `Invite to ${name}`);
+    setText(find("invite-copied"), "");
+    find("invite-link").value = new URL(`/#${code}`, location.href).href;
+    find("invite-dialog").showModal();
+  }
+
+  async #deleteRoom() {
+    const room = this.#session.current;
+    setText(find("delete-title"), `Delete “${room.name}”?`);
+    const deleted = await this.#dialogs.delete.open({}, () => this.#session.delete(room));
+    if (deleted) this.#roomLeft(room);
+  }
+
+  #roomGone(room) {
+    notify(`The room “${room.name}” was deleted, and all its messages with it.`);
+    this.#dialogs.delete.close();
+    find("invite-dialog").close();
+    this.#roomLeft(room);
+  }
+
+  #roomLeft(room) {
+    if (this.#session.current !== room) return;
+    setAddress("");
+    this.#route();
+  }
+
+  async #logOut() {
+    const unsent = this.#session.pending;
+    if (unsent) {
+      const messages = unsent === 1 ? "One message has" : `${unsent} messages have`;
+      setText(find("leave-text"), `${messages} not been sent yet, and would be lost.`);
+      if (!(await this.#dialogs.leave.open({}, async () => {}))) return;
+    }
+    this.#session.store.removeWriting();
+    setAddress("");
+    this.#onLeave("");
+  }
+
+  #arrived(room, messages) {
+    if (room !== this.#session.current) return;
+    if (document.hidden || !this.#timeline.atEnd) room.markLine(messages);
+    announce(messages);
+  }
+
+  #showPresent(open) {
+    find("present").dataset.open = String(open);
+    find("show-present").ariaExpanded = String(open);
+    if (open) find("hide-present").focus();
+  }
+
+  #draw() {
+    if (this.#listening.signal.aborted) return;
+    const { current, sorted, loaded, unread } = this.#session;
+    find("chat").dataset.view = current ? "room" : "rooms";
+    find("no-room").hidden = Boolean(current) || !loaded;
+    find("room").hidden = !current;
+    find("present").hidden = !current;
+    this.#sidebar.update(sorted, current);
+    find("no-rooms").hidden = !loaded || sorted.length > 0;
+    if (current) this.#drawRoom(current);
+    this.#timeline.show(current);
+    this.#timeline.update();
+    this.#composer.show(current);
+    this.#updateBanner();
+    document.title = `${unread ? `(${unread}) ` : ""}${current ? `${current.name} – ` : ""}GRPCChatter`;
+  }
+
+  #drawRoom(room) {
+    setText(find("room-name"), room.name);
+    setText(find("room-code"), room.code);
+    find("delete-room").hidden = !room.owned;
+    find("timeline").ariaLabel = `Messages in ${room.name}`;
+    find("start").dataset.state = !room.loaded || room.stretch.first > 1 ? "loading" : "beginning";
+    setText(find("start-title"), `This is the beginning of ${room.name}`);
+    setText(find("typing"), typingText(room.typing));
+    this.#drawPresent(room);
+  }
+
+  #drawPresent({ present, isOwn }) {
+    const count = present?.length ?? 0;
+    setText(find("present-count"), present ? String(count) : "");
+    find("show-present").ariaLabel = present ? `${count} present` : "Who is present";
+    const list = find("present-list");
+    const names = (present ?? []).slice(0, mostNames);
+    const key = names.join(" ") + count;
+    if (list.dataset.key === key) return;
+    list.dataset.key = key;
+    const own = this.#session.userName.toLowerCase();
+    list.replaceChildren(
+      ...names.map((name) => el("li", {}, name, ...(name.toLowerCase() === own ? [el("span", { className: "quieter" }, " (you)")] : []))),
+    );
+    if (count > names.length) list.append(el("li", { className: "quieter" }, `and ${count - names.length} more`));
+  }
+
+  #viewChanged() {
+    const room = this.#session.current;
+    const { scrollHeight, clientHeight, scrollTop } = find("timeline");
+    find("start").inert = scrollTop > find("start").clientHeight; // the Tab key is not to scroll there from afar
+    const away = room?.loaded && !this.#timeline.atEnd && (!room.complete || scrollHeight - clientHeight - scrollTop > 120);
+    find("jump").hidden = !away;
+    if (!away) return;
+    const { unread } = room;
+    find("jump").dataset.unread = unread;
+    setText(find("jump-text"), unread ? `${unread} new ${unread === 1 ? "message" : "messages"}` : "Newest messages");
+  }
+
+  #updateBanner() {
+    const { current, unreachable } = this.#session;
+    if (current?.connection === "open") this.#wasOpen.add(current);
+    const away = current ? current.connection !== "open" : unreachable;
+    const banner = find("banner");
+    if (!away) {
+      clearTimeout(this.#banner);
+      this.#banner = 0;
+      setText(banner, "");
+    } else if (banner.textContent) {
+      setText(banner, awayText(current));
+    } else if (!this.#banner) {
+      const wait = current && !this.#wasOpen.has(current) && navigator.onLine ? firstBannerAfter : bannerAfter;
+      this.#banner = setTimeout(() => setText(banner, awayText(this.#session.current)), wait);
+    }
+  }
+}
+
+function codeOf(text) {
+  const given = text.trim();
+  return given.slice(given.lastIndexOf("#") + 1).toUpperCase();
+}
+
+/** The code of the room that the address names, or "". */
+export function codeInAddress() {
+  try {
+    return codeOf(decodeURIComponent(location.hash));
+  } catch {
+    return ""; // not a link of ours
+  }
+}
+
+function setAddress(code) {
+  history.replaceState(null, "", code ? `#${code}` : location.pathname);
+}
+
+function notify(text) {
+  setText(find("notice-text"), text);
+  find("notice").hidden = !text;
+}
+
+function announce(messages) {
+  const lines =
+    messages.length > mostAnnounced
+      ? [`${messages.length} new messages`]
+      : messages.map(({ userName, body }) => `${userName}: ${body}`);
+  const announcer = find("announcer");
+  announcer.append(...lines.map((line) => el("p", {}, line)));
+  while (announcer.childElementCount > 20) announcer.firstChild.remove();
+}
+
+function typingText(names) {
+  switch (names.length) {
+    case 0:
+      return "";
+    case 1:
+      return `${names[0]} is typing…`;
+    case 2:
+      return `${names[0]} and ${names[1]} are typing…`;
+    default:
+      return "Several people are typing…";
+  }
+}
+
+function awayText(room) {
+  if (!navigator.onLine) return "You are offline. What you write is sent when you are back.";
+  switch (room?.connectionReason) {
+    case "RATE_LIMITED":
+      return "You write faster than the server allows. The rest is sent in a moment.";
+    case "STORAGE_FULL":
+      return "The server's disk is full: tell who runs it. What you write is sent when there is room.";
+    case "DATABASE_UNAVAILABLE":
+      return "The server's database is away. What you write is sent when it is back.";
+    default:
+      return "The connection is away. What you write is sent when it is back.";
+  }
+}
+
+function loggedOutText(error) {
+  if (error.code === "ACCOUNT_DISABLED") return error.message;
+  if (error.code === "TOKEN_EXPIRED") {
+    return "You were logged out, as your log-in has run out. Log in again; what you were writing is still there.";
+  }
+  return "You were logged out, as your log-in is not valid any more. Log in again; what you were writing is still there.";
+}

@@ -1,0 +1,74 @@
+import { setText } from "./dom.js";
+
+/**
+ * A <dialog> with a form: it stays open, with the reason, until what was asked for has been done or it is
+ * cancelled. The form has a `.error`, and buttons of which `[value=cancel]` cancels.
+ */
+export class FormDialog {
+  #dialog;
+  #form;
+  #error;
+  #submit = null;
+  #resolve = null;
+
+  constructor(dialog) {
+    this.#dialog = dialog;
+    this.#form = dialog.querySelector("form");
+    this.#error = dialog.querySelector(".error");
+    this.#form.onsubmit = (event) => {
+      event.preventDefault();
+      this.#send();
+    };
+    this.#form.querySelector("[value=cancel]").onclick = () => dialog.close();
+    dialog.onclose = () => this.#resolve?.(false);
+  }
+
+  /**
+   * Opens the dialog with values for its fields. `submit(values)` does what it is for, and rejects with an Error
+   * whose message the person is to read. Resolves to true when that is done, to false when it was cancelled.
+   */
+  open(values, submit, error = "") {
+    this.close();
+    this.#form.reset();
+    for (const [name, value] of Object.entries(values)) this.#form.elements[name].value = value;
+    setText(this.#error, error);
+    this.#submit = submit;
+    this.#dialog.showModal();
+    return new Promise((resolve) => (this.#resolve = resolve));
+  }
+
+  /** Closes the dialog, if it is open, as if it was cancelled. */
+  close() {
+    this.#resolve?.(false);
+    this.#resolve = null;
+    this.#dialog.close();
+  }
+
+  async #send() {
+    if (this.#form.ariaBusy) return;
+    const resolve = this.#resolve;
+    this.#form.ariaBusy = "true";
+    setText(this.#error, "");
+    try {
+      await this.#submit(Object.fromEntries(new FormData(this.#form)));
+    } catch (error) {
+      if (resolve === this.#resolve) setText(this.#error, error.message);
+      return;
+    } finally {
+      this.#form.ariaBusy = null;
+    }
+    resolve(true);
+    if (resolve === this.#resolve) this.close();
+  }
+}
+
+/** Copies a field's text, also where the page has no access to the clipboard because it is not on https. */
+export async function copyField(field) {
+  field.select();
+  try {
+    await navigator.clipboard.writeText(field.value);
+    return true;
+  } catch {
+    return document.execCommand("copy");
+  }
+}

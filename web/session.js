@@ -1,0 +1,233 @@
+import * as api from "./api.js";
+import { Room } from "./room.js";
+
+const mostConnected = 30; // rooms with a session of their own
+const pollEvery = 30_000; // ms
+const firstRetry = 1_000; // ms
+const deliveryTakes = 4_000; // ms within which a live session brings what the list of rooms tells of
+
+/**
+ * The rooms of the user who is logged in.
+ *
+ * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`) when a
+ * room was deleted, "logged-out" (with `error`) when the server does not take the user token any more.
+ */
+export class Session extends EventTarget {
+  /** By code. */
+  rooms = new Map();
+  /** Whether the list of rooms has been loaded. */
+  loaded = false;
+  /** Whether the last call for it had no answer. */
+  unreachable = false;
+  /** The room that is shown, or null. */
+  current = null;
+  userName;
+  store;
+
+  #token;
+  #timer = 0;
+  #tries = 0;
+  #refreshing = null; // the call that is under way, as a promise
+  #refreshed = null; // the one after it
+  #gone = new Set(); // codes that an answer which is under way may still tell of
+  #stopped = false;
+
+  constructor({ token, userName }, store) {
+    super();
+    this.#token = token;
+    this.userName = userName;
+    this.store = store.member(userName);
+  }
+
+  /** Loads the rooms, and keeps them up to date until stop. */
+  start() {
+    return this.refresh();
+  }
+
+  stop() {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    for (const room of this.rooms.values()) room.disconnect();
+  }
+
+  /** The rooms by name. */
+  get sorted() {
+    return [...this.rooms.values()].sort((a, b) => order.compare(a.name, b.name) || order.compare(a.code, b.code));
+  }
+
+  get unread() {
+    let unread = 0;
+    for (const room of this.rooms.values()) unread += room.unread;
+    return unread;
+  }
+
+  get pending() {
+    let pending = 0;
+    for (const room of this.rooms.values()) pending += room.outbox.length;
+    return pending;
+  }
+
+  /** The room with a code in any case, or undefined. */
+  find(code) {
+    return this.rooms.get(code) ?? [...this.rooms.values()].find((room) => room.code.toLowerCase() === code.toLowerCase());
+  }
+
+  /** The room that was used last, or undefined. */
+  get latest() {
+    return this.store.recent.map((code) => this.rooms.get(code)).find(Boolean);
+  }
+
+  /** Shows a room, or none (null). */
+  select(room) {
+    if (room === this.current) return;
+    this.current?.leave();
+    this.current = room;
+    if (room) {
+      this.store.use(room.code);
+      room.enter();
+      this.#connect();
+    }
+    this.#changed();
+  }
+
+  /** Loads the list of rooms anew. It resolves also when that fails; what it means then is in the properties. */
+  refresh() {
+    // One after the other: an older answer must not take away what a newer one has told of.
+    this.#refreshed ??= (async () => {
+      await this.#refreshing;
+      this.#refreshed = null;
+      this.#refreshing = this.#refresh();
+      await this.#refreshing;
+    })();
+    return this.#refreshed;
+  }
+
+  async #refresh() {
+    if (this.#stopped) return;
+    clearTimeout(this.#timer);
+    let wait = pollEvery;
+    try {
+      this.#list(await api.listRooms(this.#token));
+      this.unreachable = false;
+      this.#tries = 0;
+    } catch (error) {
+      if (this.#stopped) return;
+      if (error.tokenRefused || error.code === "ACCOUNT_DISABLED") {
+        this.#logOut(error);
+        return;
+      }
+      this.unreachable = true;
+      wait = Math.min(firstRetry * 2 ** this.#tries++, pollEvery) * (0.6 + 0.4 * Math.random());
+    }
+    if (this.#stopped) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.refresh(), wait);
+    this.#changed();
+  }
+
+  #list(listed) {
+    const codes = new Set();
+    for (const info of listed) {
+      const code = info.short_code;
+      if (this.#gone.has(code)) continue;
+      codes.add(code);
+      const room = this.rooms.get(code);
+      if (room) {
+        room.update(info);
+        setTimeout(() => room.checkAlive(info.last_seq), deliveryTakes);
+      } else {
+        this.#add(info);
+      }
+    }
+    for (const room of this.rooms.values()) {
+      if (!codes.has(room.code)) this.#remove(room, true);
+    }
+    this.loaded = true;
+    this.#connect();
+  }
+
+  #add(info) {
+    const room = new Room(info, { userName: this.userName, token: this.#token }, this.store);
+    room.addEventListener("change", () => this.#changed());
+    room.addEventListener("opened", () => this.current?.hurry()); // the server is back: not for one room alone
+    room.addEventListener("ended", ({ error }) => {
+      if (error.tokenRefused || error.code === "ACCOUNT_DISABLED") this.#logOut(error);
+      else this.#remove(room, !this.#gone.has(room.code));
+    });
+    this.rooms.set(room.code, room);
+    this.dispatchEvent(Object.assign(new Event("room-added"), { room }));
+  }
+
+  // Every room has a session as long as there are few; of many, those that were used last.
+  #connect() {
+    const { recent } = this.store;
+    const rank = (room) => (room === this.current ? -1 : recent.indexOf(room.code) + 1 || Infinity);
+    const rooms = [...this.rooms.values()].sort((a, b) => rank(a) - rank(b) || 0);
+    rooms.forEach((room, i) => (i < mostConnected ? room.connect() : room.disconnect()));
+  }
+
+  #remove(room, tell) {
+    if (!this.rooms.delete(room.code)) return;
+    room.disconnect();
+    this.store.forget(room.code);
+    if (tell) this.dispatchEvent(Object.assign(new Event("room-gone"), { room }));
+    this.#changed();
+  }
+
+  #logOut(error) {
+    if (this.#stopped) return;
+    this.stop();
+    this.dispatchEvent(Object.assign(new Event("logged-out"), { error }));
+  }
+
+  /** Creates a room and returns its code; it is in the list then. */
+  async create(name, password) {
+    const code = await this.#asUser(() => api.createRoom(this.#token, name, password));
+    await this.refresh();
+    return code;
+  }
+
+  /** Joins a room and returns it. Rejects with an ApiError, ROOM_ACCESS_DENIED for no such room or a wrong password. */
+  async join(code, password) {
+    const token = await this.#asUser(() => api.joinRoom(this.#token, code, password));
+    this.#gone.delete(code);
+    await this.refresh();
+    const room = this.find(code);
+    if (!room) throw new api.ApiError(0, "UNREACHABLE", "The room was joined, but the server cannot be reached now. Try again in a moment.");
+    room.useToken(token);
+    return room;
+  }
+
+  /** Deletes a room for everybody. */
+  async delete(room) {
+    this.#gone.add(room.code);
+    try {
+      await this.#asUser(() => api.deleteRoom(this.#token, room.code));
+    } catch (error) {
+      this.#gone.delete(room.code);
+      throw error;
+    }
+    this.#remove(room, false);
+  }
+
+  async #asUser(call) {
+    try {
+      return await call();
+    } catch (error) {
+      if (error.tokenRefused) this.#logOut(error);
+      throw error;
+    }
+  }
+
+  /** Tries at once to come back: the browser gave a sign that it may work. */
+  hurry() {
+    for (const room of this.rooms.values()) room.hurry();
+    this.refresh();
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+const order = new Intl.Collator(undefined, { sensitivity: "base", numeric: true });

@@ -1,0 +1,94 @@
+import * as api from "./api.js";
+import { setText } from "./dom.js";
+
+const bytes = (text) => new TextEncoder().encode(text).length;
+
+/** The screen to log in or register. `onAccount({ token, userName })` is called once that has worked. */
+export class SignIn {
+  #screen;
+  #form;
+  #error;
+  #registering = false;
+  #onAccount;
+
+  constructor(screen, onAccount) {
+    this.#screen = screen;
+    this.#form = screen.querySelector("form");
+    this.#error = screen.querySelector(".error");
+    this.#onAccount = onAccount;
+    this.#form.onsubmit = (event) => {
+      event.preventDefault();
+      this.#submit();
+    };
+    screen.querySelector("#switch-mode").onclick = () => {
+      this.#mode(!this.#registering);
+      this.#form.elements.user_name.focus();
+    };
+  }
+
+  /** Shows the screen, with a sentence on why the person is here again, or else the code of the room invited to. */
+  show(reason, code) {
+    this.#screen.hidden = false;
+    this.#form.reset();
+    this.#mode(false);
+    setText(this.#screen.querySelector("#sign-in-reason"), reason);
+    this.invite(reason ? "" : code);
+    this.#form.elements.user_name.focus();
+  }
+
+  hide() {
+    this.#screen.hidden = true;
+  }
+
+  /** Names the room that the person is invited to. */
+  invite(code) {
+    setText(this.#screen.querySelector("#invited"), code ? `To enter the room ${code}, log in or register.` : "");
+  }
+
+  #mode(registering) {
+    this.#registering = registering;
+    const text = (id, value) => setText(this.#screen.querySelector(id), value);
+    text("#sign-in-title", registering ? "Register" : "Log in");
+    text("#sign-in-submit", registering ? "Register" : "Log in");
+    text("#switch-text", registering ? "You have an account?" : "New here?");
+    text("#switch-mode", registering ? "Log in" : "Register");
+    text("#name-hint", registering ? "2 to 32 letters, digits, _ - or ." : "");
+    text("#password-hint", registering ? "At least 8 characters" : "");
+    this.#form.elements.password.autocomplete = registering ? "new-password" : "current-password";
+    setText(this.#error, "");
+  }
+
+  async #submit() {
+    if (this.#form.ariaBusy) return;
+    const userName = this.#form.elements.user_name.value.trim();
+    const password = this.#form.elements.password.value;
+    const [field, mistake] = this.#check(userName, password);
+    setText(this.#error, mistake);
+    if (mistake) {
+      this.#form.elements[field].focus();
+      return;
+    }
+    this.#form.ariaBusy = "true";
+    try {
+      if (this.#registering) await api.register(userName, password);
+      this.#onAccount({ token: await api.login(userName, password), userName });
+    } catch (error) {
+      setText(this.#error, error.message);
+    } finally {
+      this.#form.ariaBusy = null;
+    }
+  }
+
+  // The server's rules, told without asking it. It has the last word.
+  #check(userName, password) {
+    if (!userName) return ["user_name", "Enter your user name."];
+    if (!password) return ["password", "Enter your password."];
+    if (!this.#registering) return ["", ""];
+    if (!/^[A-Za-z0-9_.-]{2,32}$/.test(userName)) {
+      return ["user_name", "A user name has 2 to 32 characters: letters from A to Z, digits, _ - and ."];
+    }
+    if (bytes(password) < 8) return ["password", "Choose a password of at least 8 characters."];
+    if (bytes(password) > 256) return ["password", "Choose a password of at most 256 characters."];
+    return ["", ""];
+  }
+}

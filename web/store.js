@@ -1,0 +1,156 @@
+/**
+ * What this browser keeps, in localStorage, or for as long as the page lives where that is not allowed.
+ *
+ * The user token is kept here, so that an invitation link or a new tab is logged in at once. It is valid for the
+ * server's TOKEN_DURATION; logging out removes it. Only our own script could read it: the page's
+ * Content-Security-Policy lets no other run, and whatever people write is put on the page as text. A cookie
+ * would be sent along by the browser itself, and so every route would need a defence against forged requests.
+ * Room tokens stay in memory: a member gets new ones by the user token.
+ */
+export class Store {
+  #area;
+
+  constructor(area) {
+    this.#area = area;
+  }
+
+  /** Who is logged in: `{ token, userName }`, or null. */
+  get account() {
+    return this.get("account", null);
+  }
+
+  set account(account) {
+    this.set("account", account);
+  }
+
+  /** Calls back when another tab has logged in or out. */
+  onAccountChange(callback) {
+    addEventListener("storage", (event) => {
+      if (event.key === null || event.key === prefix + "account") callback(this.account);
+    });
+  }
+
+  member(userName) {
+    return new MemberStore(this, userName.toLowerCase());
+  }
+
+  get(key, otherwise) {
+    try {
+      return JSON.parse(this.#area.getItem(prefix + key)) ?? otherwise;
+    } catch {
+      return otherwise;
+    }
+  }
+
+  /** Keeps a value; null and undefined remove it. */
+  set(key, value) {
+    try {
+      if (value == null) this.#area.removeItem(prefix + key);
+      else this.#area.setItem(prefix + key, JSON.stringify(value));
+    } catch {
+      // The area is full: a draft is not kept then, and everything else goes on.
+    }
+  }
+
+  /** Removes every key that begins so. */
+  removeAll(beginning) {
+    for (const key of Object.keys(this.#area)) {
+      if (key.startsWith(prefix + beginning)) this.#area.removeItem(key);
+    }
+  }
+}
+
+const prefix = "grpcchatter.";
+
+/** What is kept of one member: read positions, drafts, and messages that were not yet acknowledged. */
+class MemberStore {
+  #store;
+  #user;
+
+  constructor(store, user) {
+    this.#store = store;
+    this.#user = user;
+  }
+
+  #key(kind, code = "") {
+    return `${kind}.${this.#user}.${code}`;
+  }
+
+  /** The last seq read in a room, or null when this browser has never shown the room. */
+  readSeq(code) {
+    return this.#store.get(this.#key("read", code), null);
+  }
+
+  setReadSeq(code, seq) {
+    this.#store.set(this.#key("read", code), seq);
+  }
+
+  draft(code) {
+    return this.#store.get(this.#key("draft", code), "");
+  }
+
+  setDraft(code, text) {
+    this.#store.set(this.#key("draft", code), text || null);
+  }
+
+  /** The messages to send in a room, oldest first: they outlive a reload and a log-in that has run out. */
+  outbox(code) {
+    return this.#store.get(this.#key("outbox", code), []);
+  }
+
+  /** Adds a message to the outbox, or replaces the one with its id. Reads anew: other tabs write here too. */
+  keep(code, message) {
+    const others = this.outbox(code).filter(({ id }) => id !== message.id);
+    this.#store.set(this.#key("outbox", code), [...others, message]);
+  }
+
+  drop(code, id) {
+    const others = this.outbox(code).filter((message) => message.id !== id);
+    this.#store.set(this.#key("outbox", code), others.length ? others : null);
+  }
+
+  /** The codes of the rooms that were used last, latest first. */
+  get recent() {
+    return this.#store.get(this.#key("recent"), []);
+  }
+
+  use(code) {
+    this.#store.set(this.#key("recent"), [code, ...this.recent.filter((other) => other !== code)].slice(0, 100));
+  }
+
+  /** Forgets a room that is gone. */
+  forget(code) {
+    for (const kind of ["read", "draft", "outbox"]) this.#store.set(this.#key(kind, code), null);
+    this.#store.set(this.#key("recent"), this.recent.filter((other) => other !== code));
+  }
+
+  /** Removes what the member wrote, so that nobody finds it here after a log-out. */
+  removeWriting() {
+    this.#store.removeAll(this.#key("draft"));
+    this.#store.removeAll(this.#key("outbox"));
+  }
+}
+
+/** localStorage, or a stand-in where the browser forbids it. */
+export function storageArea() {
+  try {
+    localStorage.getItem(prefix);
+    return localStorage;
+  } catch {
+    return new PageStorage();
+  }
+}
+
+class PageStorage {
+  getItem(key) {
+    return this[key] ?? null;
+  }
+
+  setItem(key, value) {
+    this[key] = value;
+  }
+
+  removeItem(key) {
+    delete this[key];
+  }
+}

@@ -1,0 +1,342 @@
+package main
+
+import (
+	"database/sql"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+// What a browser loads before it shows anything is less than 60 KB, and all of it is cached.
+func TestPageIsSmall(t *testing.T) {
+	p := startServer(t)
+	all, err := assets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := 0
+	for _, a := range all {
+		if a.path == "/openapi.json" {
+			continue
+		}
+		req, err := http.NewRequest("GET", "http://"+p.addr+strings.TrimSuffix(a.path, "{$}"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept-Encoding", "gzip")
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 || resp.Header.Get("Content-Encoding") != "gzip" || resp.Header.Get("ETag") == "" {
+			t.Errorf("%s: %s %v", a.path, resp.Status, resp.Header)
+		}
+		size += int(resp.ContentLength) + 500 // about what headers take
+	}
+	if size > 60_000 {
+		t.Errorf("the page is %d bytes", size)
+	}
+	t.Logf("the page is %d files, %d bytes", len(all)-1, size)
+}
+
+// Two people, from the first visit to the end of their room.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	home := "http://" + p.addr + "/"
+
+	ann := b.open("ann", home)
+	ann.awaitText("h1", "Log in")
+	ann.shot("1 first visit")
+	ann.register("ann")
+	ann.shot("2 no room yet")
+	link := ann.createRoom("Tea time", "earl grey")
+	code := link[strings.LastIndex(link, "#")+1:]
+	if link != home+"#"+code || len(code) < 4 {
+		t.Fatalf("the invitation is %q", link)
+	}
+
+	ben := b.open("ben", link)
+	ben.register("ben")
+	ben.fill("#join-password", "wrong")
+	ben.click("#join-dialog button.main")
+	ben.awaitText("#join-dialog .error", "password")
+	ben.clear("#join-password")
+	ben.fill("#join-password", "earl grey")
+	ben.shot("3 invited")
+	ben.click("#join-dialog button.main")
+	ben.awaitText("#room-name", "Tea time")
+	ann.awaitText("#present-list", "ben")
+
+	// They chat, and see who types.
+	ben.fill("#message", "He")
+	ann.awaitText("#typing", "ben")
+	ann.shot("4 ben types")
+	ben.fill("#message", "llo Ann")
+	ben.press()
+	ann.awaitText("#messages", "Hello Ann")
+	ben.await("document.querySelector('#messages > li[data-state=sent]')")
+	ann.say("Hello Ben! Earl Grey or Assam?")
+	ben.awaitText("#messages", "Assam?")
+	ben.say("Assam, please. And I bring scones.")
+	ann.awaitText("#messages", "scones")
+
+	// Somebody by gRPC is one of them.
+	api := pb.NewGRPCChatterClient(p.connect())
+	carla := p.login("carla")
+	joined, err := api.JoinChatRoom(withToken(t.Context(), carla), &pb.JoinChatRoomRequest{ShortCode: code, RoomPassword: "earl grey"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := openDevice(t, api, joined.GetToken(), 0)
+	d.say(t, "c1", "I come by gRPC")
+	ann.awaitText("#messages", "I come by gRPC")
+	ann.awaitText("#present-list", "carla")
+	ben.say("We see you, Carla")
+	eventually(t, 10*time.Second, "carla gets what ben says", func() bool {
+		return slices.ContainsFunc(d.messages(), func(e *pb.ChatEvent) bool { return e.GetBody() == "We see you, Carla" })
+	})
+	ann.say("Then it is tea for three at four. The place: https://example.org/tea-room")
+	ben.fill("#message", "See you")
+	ann.awaitText("#typing", "ben")
+	ann.shot("5 three people")
+	ben.clear("#message")
+
+	// Markup stays text, several lines are one message, and links are links.
+	const hostile = "<img src=x onerror=document.body.remove()> <script>document.body.remove()</script>"
+	ann.say(hostile)
+	ben.awaitText("#messages", hostile)
+	ann.fill("#message", "see https://example.org/a?b=c,")
+	ann.press(chromedp.ModifierShift)
+	ann.fill("#message", "javascript:alert(1)")
+	ann.press()
+	ben.awaitText("#messages", "see https://example.org/a?b=c,\njavascript:alert(1)")
+	if n := eval[int](ben, "document.querySelectorAll('#messages img, #messages script').length"); n != 0 {
+		t.Error("a message became markup")
+	}
+	if links := eval[[]string](ben, "[...document.querySelectorAll('#messages a')].map((a) => a.href + ' ' + a.rel + ' ' + a.target)"); !slices.Equal(links, []string{
+		"https://example.org/tea-room noopener noreferrer _blank", "https://example.org/a?b=c noopener noreferrer _blank"}) {
+		t.Errorf("the links are %q", links)
+	}
+
+	d.leave()
+	ann.await("!document.querySelector('#present-list').innerText.includes('carla')")
+
+	// The server is killed, and both write meanwhile.
+	p.kill()
+	ann.awaitText("#banner", "")
+	ann.await("document.querySelector('#banner').innerText !== ''")
+	ann.say("while it was away, ann")
+	ben.say("while it was away, ben")
+	ann.awaitText("#messages li[data-state=pending]", "while it was away, ann")
+	ann.shot("6 the server is away")
+	p.start()
+	for _, one := range []*page{ann, ben} {
+		one.awaitText("#messages", "while it was away, ann")
+		one.awaitText("#messages", "while it was away, ben")
+		one.await("!document.querySelector('#messages li[data-state=pending]')")
+	}
+	ann.await("document.querySelector('#banner').innerText === ''")
+	ann.say("and back")
+	ben.awaitText("#messages", "and back")
+	if a, b := ann.messages(), ben.messages(); !slices.Equal(a, b) {
+		t.Errorf("ann sees %q, ben %q", a, b)
+	}
+	db := p.openReadOnly()
+	var stored []string
+	for _, m := range storedIn(t, db)[code] {
+		stored = append(stored, m.Body)
+	}
+	if seen := ann.messages(); !slices.Equal(seen, stored) {
+		t.Errorf("ann sees %q, stored is %q", seen, stored)
+	}
+
+	// A draft, and who one is, survive a reload.
+	ann.fill("#message", "a draft")
+	ann.do(chromedp.Reload())
+	ann.awaitText("#messages", "and back")
+	ann.await("document.querySelector('#message').value === 'a draft'")
+
+	// Unread messages of another room.
+	ben.createRoom("Work", "")
+	ann.clear("#message")
+	ann.say("Ben?")
+	ann.say("Ben!")
+	ben.await("[...document.querySelectorAll('#room-list li')].some((li) => li.innerText.includes('Tea time') && li.innerText.includes('2'))")
+	ben.await("document.title.includes('2')")
+	ben.shot("7 unread")
+	ben.dark(true)
+	ben.shot("8 dark")
+	ben.do(chromedp.EmulateViewport(360, 740, chromedp.EmulateMobile))
+	ben.shot("9 phone, dark")
+	ben.dark(false)
+	ben.shot("10 phone, light")
+	if wide := eval[int](ben, "document.documentElement.scrollWidth"); wide > 360 {
+		t.Errorf("the page is %d px wide in a window of 360", wide)
+	}
+	ben.do(chromedp.Navigate(link))
+	ben.awaitText("#messages", "Ben!")
+	ben.shot("11 phone, room")
+	ben.do(chromedp.EmulateViewport(1600, 1000))
+	ben.shot("12 wide")
+
+	// The owner deletes the room, after a question.
+	ann.click("#delete-room")
+	ann.awaitText("#delete-dialog", "Tea time")
+	ann.shot("13 a question")
+	ann.click("#delete-confirm")
+	ben.awaitText("#notice", "deleted")
+	ben.shot("14 room deleted")
+	ann.await("!document.querySelector('#room-list').innerText.includes('Tea time')")
+
+	// Logged out, nothing is left.
+	ann.click("#log-out")
+	ann.awaitText("h1", "Log in")
+	if left := eval[string](ann, "JSON.stringify(localStorage)"); strings.Contains(left, "eyJ") {
+		t.Errorf("after logging out the browser has %s", left)
+	}
+	// The answers that people get to see, and the time without a server.
+	expected := []string{"403 (Forbidden)", "ERR_CONNECTION_REFUSED", "WebSocket connection to", "404 (Not Found)"}
+	ann.wantQuiet(expected...)
+	ben.wantQuiet(expected...)
+}
+
+// 1,000 messages are scrolled through from the end to the beginning: each is met once, what is seen stays where it is,
+// and the document stays small.
+func TestPageHistory(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	const n = 1000
+	ann := b.open("ann", "http://"+p.addr+"/")
+	ann.register("ann")
+	link := ann.createRoom("Archive", "room")
+	code := link[strings.LastIndex(link, "#")+1:]
+	api := pb.NewGRPCChatterClient(p.connect())
+	d := openDevice(t, api, joinRoom(t, api, p.login("dora"), code), 0)
+	for i := range n {
+		d.say(t, fmt.Sprint(i), fmt.Sprintf("number %d %s", i+1, strings.Repeat("and a few words ", i%40)))
+	}
+	ann.awaitText("#messages", fmt.Sprintf("number %d", n))
+	if seen := eval[bool](ann, "Math.abs(timeline.scrollHeight - timeline.clientHeight - timeline.scrollTop) < 8"); !seen {
+		t.Error("the end does not follow what comes in")
+	}
+
+	// Scrolled in steps, as a wheel does.
+	met := map[int]bool{}
+	for steps := 0; !met[1]; steps++ {
+		if steps > 2000 {
+			ann.shot("failed")
+			t.Fatalf("the beginning does not come: %d of %d met", len(met), n)
+		}
+		rows := eval[[]int](ann, "[...document.querySelectorAll('#messages > li')].map((li) => Number(li.dataset.seq))")
+		if len(rows) > 200 {
+			t.Fatalf("%d messages are in the document", len(rows))
+		}
+		for i, seq := range rows {
+			met[seq] = true
+			if i > 0 && seq != rows[i-1]+1 {
+				t.Fatalf("%d stands after %d", seq, rows[i-1])
+			}
+		}
+		// The first message that is seen must be where it was, but for the step, once everything has settled.
+		const step = 400
+		jump := eval[float64](ann, fmt.Sprintf(`(async () => {
+			const frames = async (n) => { for (; n; n--) await new Promise(requestAnimationFrame); };
+			const seen = () => [...document.querySelectorAll("#messages > li")].find((li) => li.getBoundingClientRect().top >= timeline.getBoundingClientRect().top);
+			timeline.scrollTop -= %d;
+			await frames(2);
+			const li = seen();
+			if (!li) return 0;
+			const before = li.getBoundingClientRect().top;
+			await new Promise((done) => setTimeout(done, 60));
+			await frames(2);
+			return li.isConnected && timeline.scrollTop > 0 ? Math.abs(li.getBoundingClientRect().top - before) : 0;
+		})()`, step), chromedp.EvalAwaitPromise)
+		if jump > 2 {
+			t.Errorf("at step %d the view jumped by %.0f px", steps, jump)
+		}
+	}
+	for seq := 1; seq <= n; seq++ {
+		if !met[seq] {
+			t.Errorf("message %d was never seen", seq)
+		}
+	}
+	ann.shot("the beginning")
+
+	// What comes meanwhile does not move the reader, and a button leads back.
+	d.say(t, "late", "a late message")
+	ann.awaitText("#jump", "1")
+	ann.shot("new messages below")
+	ann.click("#jump")
+	ann.awaitText("#messages", "a late message")
+	ann.wantQuiet()
+}
+
+// A room of 100,000 messages opens at once, at its end and in its middle, and the document stays small.
+func TestPageLargeRoom(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	ann := b.open("ann", "http://"+p.addr+"/")
+	ann.register("ann")
+	ann.createRoom("Large", "")
+	ann.say("first")
+	ann.await("document.querySelector('#messages > li[data-state=sent]')")
+	p.stop()
+	db, err := sql.Open("sqlite", "file:"+p.database())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`INSERT INTO messages (room_id, seq, user_id, sent_at, body)
+		WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+		SELECT 1, i, 1, 1700000000000000 + i * 60000000, 'message ' || i FROM n`); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	ben := b.open("ben", "http://"+p.addr+"/")
+	ben.register("ben")
+	ben.click("#join-room")
+	ben.fill("#join-code", eval[string](ann, "document.querySelector('#room-code').innerText"))
+	ben.click("#join-dialog button.main")
+	ben.awaitText("#messages", "message 100000")
+	ben.do(chromedp.EmulateViewport(1280, 800))
+	for range 30 {
+		ben.do(chromedp.Evaluate[chromedp.Void]("timeline.scrollTop = 0"))
+		time.Sleep(50 * time.Millisecond)
+	}
+	ben.await("Number(document.querySelector('#messages > li').dataset.seq) < 99900")
+	if nodes := eval[int](ben, "document.querySelectorAll('*').length"); nodes > 3000 {
+		t.Errorf("the document has %d elements", nodes)
+	}
+	ben.wantQuiet()
+}
+
+// Who comes back with a token that has expired is told so, in plain words, and goes on after logging in.
+func TestPageTokenExpires(t *testing.T) {
+	t.Parallel()
+	p := startServer(t, "--token-duration=3s")
+	b := startBrowser(t)
+	ann := b.open("ann", "http://"+p.addr+"/")
+	ann.register("ann")
+	ann.createRoom("Short", "")
+	time.Sleep(4 * time.Second)
+	ann.do(chromedp.Reload())
+	ann.awaitText("#sign-in-reason", "run out")
+	ann.shot("token expired")
+	ann.fill("#user-name", "ann")
+	ann.fill("#password", testPassword)
+	ann.click("#sign-in-submit")
+	ann.awaitText("#room-list", "Short")
+	ann.wantQuiet("401 (Unauthorized)")
+}

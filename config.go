@@ -26,6 +26,8 @@ type settings struct {
 	ShortCodeLength     string `env:"SHORT_CODE_LENGTH" default:"6" placeholder:"N" help:"Characters of a room's short code, 4 to 32."`
 	MaxMessageQueueSize string `env:"MAX_MESSAGE_QUEUE_SIZE" default:"255" placeholder:"N" help:"Events that a room keeps in memory for live delivery, at least; who is further behind reads from the database."`
 	MaxMessageSize      string `env:"MAX_MESSAGE_SIZE" default:"4096" placeholder:"BYTES" help:"Size of a message, at most."`
+	TLSCert             string `name:"tls-cert" env:"TLS_CERT" placeholder:"PATH" help:"Certificate with its chain, in PEM: the server speaks TLS. Read again when the file changes."`
+	TLSKey              string `name:"tls-key" env:"TLS_KEY" placeholder:"PATH" help:"Its private key, in PEM."`
 	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
 	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether log-ins, joins and messages are limited."`
 	LogLevel            string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
@@ -59,6 +61,7 @@ func isDatabase(url string) bool {
 type config struct {
 	Listen           []string
 	ListenKeys       map[string]string // of an address that is not LISTEN_ADDR's
+	TLSCert, TLSKey  string            // files; empty: no TLS
 	Synchronous      string            // full or normal
 	Secret           string            // empty: to be generated
 	TokenDuration    time.Duration
@@ -135,6 +138,13 @@ func (s settings) check() (c config, err error) {
 	case s.Secret != "" && len(s.Secret) < minSecret:
 		fail("SECRET: want at least %d bytes, not %d", minSecret, len(s.Secret))
 	}
+	switch {
+	case s.TLSCert != "" && s.TLSKey == "":
+		fail("TLS_CERT: %q needs its TLS_KEY", s.TLSCert)
+	case s.TLSCert == "" && s.TLSKey != "":
+		fail("TLS_KEY: %q needs its TLS_CERT", s.TLSKey)
+	}
+	c.TLSCert, c.TLSKey = s.TLSCert, s.TLSKey
 	if c.TokenDuration, err = time.ParseDuration(s.TokenDuration); err != nil || c.TokenDuration < time.Second || c.TokenDuration > maxTokenDuration {
 		bad("TOKEN_DURATION", "want a duration from 1s to 87600h (ten years), such as 10m or 24h", s.TokenDuration)
 	}

@@ -21,7 +21,7 @@ import (
 
 // configKeys are the keys of the design's table.
 var configKeys = []string{"LISTEN_ADDR", "DATABASE_URL", "SECRET", "SECRET_FILE", "TOKEN_DURATION", "SHORT_CODE_LENGTH", "MAX_MESSAGE_QUEUE_SIZE",
-	"MAX_MESSAGE_SIZE", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
+	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
 	"REST_SERVER_ADDRESS", "REST_SERVER_PORT", "GRPC_SERVER_ADDRESS", "GRPC_SERVER_PORT"}
 
 func flagOf(key string) string { return "--" + strings.ReplaceAll(strings.ToLower(key), "_", "-") }
@@ -225,6 +225,7 @@ func TestConfigBadValues(t *testing.T) {
 		"SQLITE_SYNCHRONOUS":     append(switches, "off", "extra"),
 		"REST_SERVER_PORT":       ports, "GRPC_SERVER_PORT": ports,
 		"REST_SERVER_ADDRESS": {"127.0.0.1"}, "GRPC_SERVER_ADDRESS": {"127.0.0.1"}, // without a port
+		"TLS_CERT": {"cert.pem"}, "TLS_KEY": {"key.pem"}, // one without the other
 	} {
 		base := []string{"--listen-addr=127.0.0.1:0"}
 		if key == "LISTEN_ADDR" {

@@ -95,7 +95,7 @@ func startServer(t testing.TB, args ...string) *serverProcess {
 	return p
 }
 
-var readyLine = regexp.MustCompile(`ready on http://(\S+)`)
+var readyLine = regexp.MustCompile(`ready on https?://(\S+)`)
 
 // start starts the server again, on the address and the data that it had.
 func (p *serverProcess) start() {

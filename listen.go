@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -23,11 +24,13 @@ const (
 // listener is one address that speaks gRPC and HTTP/1.
 type listener struct {
 	net.Listener
+	secure     bool
 	mux        cmux.CMux
 	grpc, http net.Listener
 }
 
-func listen(key, addr string) (*listener, error) {
+// listen opens an address, which speaks TLS if secure is not nil.
+func listen(key, addr string, secure *tls.Config) (*listener, error) {
 	l, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -35,12 +38,15 @@ func listen(key, addr string) (*listener, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w", key, addr, err)
 	}
-	root := patientListener{l}
+	root := net.Listener(patientListener{l})
+	if secure != nil {
+		root = tls.NewListener(root, secure) // the handshake is part of the sniffing, and of its timeout
+	}
 	m := cmux.New(root)
 	m.SetReadTimeout(sniffTimeout)
 	// By the preface alone, of which plainCredentials relies on it that no more is read here. By the content type, grpc-go's clients would wait for SETTINGS that do not come
 	// before the match (cmux #64).
-	return &listener{Listener: root, mux: m, grpc: m.Match(cmux.HTTP2()), http: m.Match(cmux.Any())}, nil
+	return &listener{Listener: root, secure: secure != nil, mux: m, grpc: m.Match(cmux.HTTP2()), http: m.Match(cmux.Any())}, nil
 }
 
 // plainCredentials takes each connection out of cmux, which has read its HTTP/2 preface: cmux would keep a buffer,
@@ -60,6 +66,18 @@ func (p plainCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.Aut
 		}
 	}
 	return p.TransportCredentials.ServerHandshake(c)
+}
+
+// tcpOf returns the TCP connection below what cmux and TLS make of it, or nil.
+func tcpOf(c net.Conn) *net.TCPConn {
+	if muxed, ok := c.(*cmux.MuxConn); ok {
+		c = muxed.Conn
+	}
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	tcp, _ := c.(*net.TCPConn)
+	return tcp
 }
 
 // sniffedConn is a connection of which something has been read already, which comes first.
@@ -85,7 +103,11 @@ func (l *listener) url() string {
 	if isWildcard(host) {
 		host = "localhost"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	scheme := "http"
+	if l.secure {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
 // patientListener waits where Accept fails for a while, as it does when descriptors run out: cmux would try

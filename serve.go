@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -73,8 +74,16 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 			}
 		}
 	}()
+	var secure *tls.Config
+	if cfg.TLSCert != "" {
+		cert, err := loadCertificate(cfg.TLSCert, cfg.TLSKey, log)
+		if err != nil {
+			return nil, err
+		}
+		secure = tlsConfig(cert)
+	}
 	for _, addr := range cfg.Listen {
-		l, err := listen(cmp.Or(cfg.ListenKeys[addr], "LISTEN_ADDR"), addr)
+		l, err := listen(cmp.Or(cfg.ListenKeys[addr], "LISTEN_ADDR"), addr, secure)
 		if err != nil {
 			return nil, err
 		}

@@ -20,7 +20,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
-	"github.com/soheilhy/cmux"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/grpcchatter/grpcchatter/pb"
@@ -264,10 +263,8 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if muxed, ok := conn.(*cmux.MuxConn); ok {
-		if tcp, ok := muxed.Conn.(*net.TCPConn); ok {
-			_ = tcp.SetWriteBuffer(sendBuffer) // without it a slow client is only cut sooner
-		}
+	if tcp := tcpOf(conn); tcp != nil {
+		_ = tcp.SetWriteBuffer(sendBuffer) // without it a slow client is only cut sooner
 	}
 	u.conn = &socketConn{Conn: conn}
 	return u.conn, bufio.NewReadWriter(buf.Reader, bufio.NewWriterSize(u.conn, maxControlFrame)), nil

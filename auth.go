@@ -54,7 +54,8 @@ func methodAccess() map[string]access {
 	return rules
 }
 
-// caller is who makes a request: set by the interceptors, and by them alone.
+// caller is who makes a request: set where a token has been checked (guard, the interceptors, restServer.as, openSocket),
+// and there alone.
 type caller struct {
 	user user
 	room roomClaims // of a room token

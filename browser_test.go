@@ -43,7 +43,7 @@ func startBrowser(t *testing.T) *browser {
 	}
 	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("lang", "en-GB"))...)
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))...)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(alloc)
 	t.Cleanup(func() { _ = chromedp.Cancel(ctx) })
@@ -153,8 +153,8 @@ func (p *page) clear(selector string) {
 	eval[bool](p, fmt.Sprintf("((e) => { e.select(); return document.execCommand('delete'); })(document.querySelector(%q))", selector))
 }
 
-// press presses Enter in the element that has the focus.
-func (p *page) press(modifiers ...chromedp.Modifier) {
+// pressEnter presses Enter in the element that has the focus.
+func (p *page) pressEnter(modifiers ...chromedp.Modifier) {
 	p.t.Helper()
 	p.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 		for _, typ := range []input.DispatchKeyEventType{input.DispatchKeyEventTypeKeyDown, input.DispatchKeyEventTypeKeyUp} {
@@ -174,7 +174,7 @@ func (p *page) press(modifiers ...chromedp.Modifier) {
 func (p *page) say(text string) {
 	p.t.Helper()
 	p.fill("#message", text)
-	p.press()
+	p.pressEnter()
 }
 
 // dark sets what the system prefers.
@@ -237,7 +237,7 @@ func (p *page) createRoom(name, password string) string {
 	return link
 }
 
-// messages are those on the page: their texts, or what expression makes of each row.
+// messages are the texts of those on the page.
 func (p *page) messages() []string {
 	p.t.Helper()
 	return eval[[]string](p, "[...document.querySelectorAll('#messages > li .body')].map((e) => e.innerText)")

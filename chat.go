@@ -37,7 +37,7 @@ const (
 // 8 and B; of U and V only U.
 const codeAlphabet = "34679ACDEFGHJKMNPQRTUWXY"
 
-// chatServer is the gRPC service, under both of its names.
+// chatServer is rooms and messages: the gRPC service under both of its names, what REST calls of it, and the WebSocket.
 type chatServer struct {
 	pb.UnimplementedGRPCChatterServer
 	store      *store
@@ -59,8 +59,8 @@ type chatServer struct {
 
 func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomRequest) (*pb.CreateChatRoomResponse, error) {
 	name, password := req.GetRoomName(), req.GetRoomPassword()
-	if n := utf8.RuneCountInString(name); n < 1 || n > maxRoomName || strings.TrimSpace(name) == "" || strings.ContainsFunc(name, unicode.IsControl) {
-		return nil, invalid("room_name", fmt.Sprintf("A room name has 1 to %d characters, and no control characters.", maxRoomName))
+	if n := utf8.RuneCountInString(name); n < 1 || n > maxRoomName || !readable(name) {
+		return nil, invalid("room_name", fmt.Sprintf("A room name has 1 to %d characters, not all of them invisible, and no control characters.", maxRoomName))
 	}
 	if err := checkRoomPassword(password); err != nil {
 		return nil, err
@@ -83,6 +83,14 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 		}
 		return &pb.CreateChatRoomResponse{ShortCode: code}, nil
 	}
+}
+
+// readable tells whether a name shows something, in the order in which it is written.
+func readable(name string) bool {
+	visible := func(c rune) bool { return !unicode.IsSpace(c) && !unicode.Is(unicode.Cf, c) }
+	return strings.ContainsFunc(name, visible) && !strings.ContainsFunc(name, func(c rune) bool {
+		return unicode.IsControl(c) || c >= 0x202A && c <= 0x202E || c >= 0x2066 && c <= 0x2069 // what turns the direction
+	})
 }
 
 func checkRoomPassword(password string) error {
@@ -111,7 +119,7 @@ func newCode(length int) string {
 func readCode(code string) (string, error) {
 	code = strings.ToUpper(strings.TrimSpace(code))
 	if code == "" || len(code) > 64 {
-		return "", invalid("short_code", "A short code is the one that CreateChatRoom gave.")
+		return "", invalid("short_code", "This is no short code: it has letters and digits, as the room's owner got it.")
 	}
 	return code, nil
 }
@@ -308,10 +316,7 @@ func (t rpc) send(s *session, spans []span) error {
 }
 
 func (t rpc) sendFrame(s *session, f *frame) error {
-	s.sendingSince.Store(time.Now().UnixNano())
-	err := t.SendMsg(f)
-	s.sendingSince.Store(0)
-	return err
+	return s.sending(func() error { return t.SendMsg(f) })
 }
 
 // post stores a message of the caller in the room of its token, and returns its seq once it is stored for good: as a
@@ -331,15 +336,14 @@ func (s *chatServer) post(ctx context.Context, body, clientMessageID string) (ui
 		return 0, err
 	}
 	defer p.drop()
-	if !s.committer.submit(submission{s: p, body: body, clientMessageID: clientMessageID}) {
-		return 0, p.err
+	defer context.AfterFunc(ctx, func() { p.end(errDatabaseUnavailable) })() // the message may still be stored
+	if s.committer.submit(submission{s: p, body: body, clientMessageID: clientMessageID}) {
+		select {
+		case seq := <-p.posted:
+			return seq, nil
+		case <-p.done:
+		}
 	}
-	select {
-	case seq := <-p.posted:
-		return seq, nil
-	case <-p.done:
-		return 0, p.err
-	case <-ctx.Done():
-		return 0, errDatabaseUnavailable // it may still be stored
-	}
+	<-p.done
+	return 0, p.err
 }

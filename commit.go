@@ -238,30 +238,6 @@ func publishBatch(r *room, msgs []message) {
 	}
 }
 
-// makeBlocks encodes messages, into blocks of seqs that follow one another and of at most maxFrame bytes, unless one
-// message is larger: who is slow, and the ring, keep whole blocks.
-func makeBlocks(msgs []message) (blocks []*block) {
-	for len(msgs) > 0 {
-		n, size := 0, 0
-		for n < len(msgs) && (n == 0 || size+encodedSize(&msgs[n]) <= maxFrame && msgs[n].Seq == msgs[n-1].Seq+1) {
-			size += encodedSize(&msgs[n])
-			n++
-		}
-		b := &block{first: msgs[0].Seq, marks: make([]mark, n), data: make([]byte, 0, size)}
-		for i := range b.marks {
-			b.data, b.marks[i] = appendEvent(b.data, messageEvent(msgs[i]))
-		}
-		blocks = append(blocks, b)
-		msgs = msgs[n:]
-	}
-	return blocks
-}
-
-// encodedSize is what a message takes as an event, at most.
-func encodedSize(m *message) int {
-	return len(m.Body) + len(m.UserName) + len(m.ClientMessageID) + 56
-}
-
 // fail ends the sessions whose messages could not be stored. They come again, with the same
 // client_message_id, so it does no harm if the commit took place and only its answer was lost.
 func (c *committer) fail(err error) {

@@ -55,6 +55,8 @@ var (
 	errForeignOrigin       = &apiError{"FOREIGN_ORIGIN", codes.PermissionDenied, 403, "A page of another server must not do this: open the chat at this server's own address.", 0, ""}
 	errNotAWebSocket       = &apiError{"UPGRADE_REQUIRED", codes.InvalidArgument, 426, "This path speaks WebSocket (RFC 6455, version 13): connect to it with ws:// or wss://.", 0, ""}
 	errNotText             = &apiError{"UNSUPPORTED_DATA", codes.InvalidArgument, 415, "A frame has to be text: the JSON of a ChatRequest.", 0, ""}
+	errNotAFrame           = &apiError{"PROTOCOL_ERROR", codes.InvalidArgument, 400, "This is no frame of a WebSocket (RFC 6455).", 0, ""}
+	errPingTimeout         = &apiError{"PING_TIMEOUT", codes.Unavailable, 408, "The connection did not answer a ping within 10 s: connect again.", 0, ""}
 	errInternal            = &apiError{"INTERNAL", codes.Internal, 500, "Something went wrong in the server.", 0, ""}
 )
 
@@ -84,7 +86,7 @@ func (e *apiError) saying(message string) *apiError {
 var (
 	errSocketToken   = errTokenMissing.saying("The first frame has no room token: send {\"token\":\"…\"}.")
 	errNotARequest   = errInvalidJSON.saying("A frame has to be the JSON of a ChatRequest.")
-	errFrameTooLarge = errBodyTooLarge.saying("The frame is too large.")
+	errFrameTooLarge = errBodyTooLarge.saying("The frame is too large; the first one, which holds the token, may have 16 KiB and MAX_MESSAGE_SIZE.")
 )
 
 // retryIn is errRateLimited with the time to wait.

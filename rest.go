@@ -61,7 +61,11 @@ func (s *restServer) handler() http.Handler {
 	var sameOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secure(w.Header())
-		if sameOrigin.Check(r) != nil {
+		checked := *r
+		if r.URL.Path == "/chat" {
+			checked.Method = http.MethodPost // a GET that opens a WebSocket changes things
+		}
+		if sameOrigin.Check(&checked) != nil {
 			writeError(s.log, w, errForeignOrigin)
 			return
 		}
@@ -77,10 +81,9 @@ func (s *restServer) handler() http.Handler {
 		// The mux would answer in plain text. It knows which methods the path takes.
 		refusal := refusal{header: w.Header()}
 		h.ServeHTTP(&refusal, r)
-		switch refusal.code {
-		case http.StatusMethodNotAllowed:
+		if refusal.code == http.StatusMethodNotAllowed {
 			writeError(s.log, w, errNoSuchMethod)
-		default:
+		} else {
 			writeError(s.log, w, errNoSuchPath)
 		}
 	})
@@ -107,12 +110,11 @@ func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) ht
 		r = r.WithContext(ctx)
 		answer, err := fn(r)
 		s.log.Debug("request", "method", r.Method, "route", r.Pattern, "ok", err == nil, "took", time.Since(start))
-		switch {
-		case err == nil:
-			writeJSON(w, http.StatusOK, answer)
-		default:
+		if err != nil {
 			writeError(s.log, w, err)
+			return
 		}
+		writeJSON(w, http.StatusOK, answer)
 	}
 }
 
@@ -291,6 +293,7 @@ func remoteIP(r *http.Request) string {
 
 func writeJSON(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store") // tokens, and what people write
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
 }

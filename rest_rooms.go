@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -119,21 +121,16 @@ type restMessage struct {
 }
 
 func (s *restServer) listMessages(r *http.Request) (any, error) {
-	var req pb.ListMessagesRequest
 	query := r.URL.Query()
-	for name, set := range map[string]func(uint64){
-		"before_seq": func(n uint64) { req.BeforeSeq = n },
-		"limit":      func(n uint64) { req.Limit = uint32(min(n, 1<<31)) },
-	} {
-		if text := query.Get(name); text != "" {
-			n, err := strconv.ParseUint(text, 10, 64)
-			if err != nil {
-				return nil, invalid(name, "The parameter "+name+" has to be a number.")
-			}
-			set(n)
-		}
+	before, err := number(query, "before_seq")
+	if err != nil {
+		return nil, err
 	}
-	resp, err := s.chat.ListMessages(r.Context(), &req)
+	limit, err := number(query, "limit")
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.chat.ListMessages(r.Context(), &pb.ListMessagesRequest{BeforeSeq: before, Limit: uint32(min(limit, math.MaxUint32))})
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +141,19 @@ func (s *restServer) listMessages(r *http.Request) (any, error) {
 	return struct {
 		Messages []restMessage `json:"messages"`
 	}{messages}, nil
+}
+
+// number reads a parameter of a query; one that is missing is 0.
+func number(query url.Values, name string) (uint64, error) {
+	text := query.Get(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, invalid(name, "The parameter "+name+" has to be a number.")
+	}
+	return n, nil
 }
 
 func (s *restServer) postMessage(r *http.Request) (any, error) {

@@ -1,14 +1,14 @@
 package main
 
-// maxFrame is about how many bytes of events go out as one gRPC message, and so how much may wait for a
-// receiver that is slow. One event may be larger.
+// maxFrame is about how many bytes of events are one block, and go out as one gRPC message or one frame of a WebSocket: so
+// much may wait for a receiver that is slow. One event may be larger.
 const maxFrame = 64 << 10
 
 // ringBytes is how much a ring keeps for those who are a little behind, however few events keep asks for. Where JSON is
 // read, each block has that form too: about three times as large.
 const ringBytes = 256 << 10
 
-// block is the events of one commit in one room, or one event that is not stored. It is encoded once, and
+// block is events of one commit in one room, or one event that is not stored. It is encoded once, and
 // never changed: all members' frames share it.
 type block struct {
 	data   []byte   // ChatResponse.events, one after the other
@@ -22,6 +22,30 @@ type block struct {
 func notStored(e event, from *session) *block {
 	data, m := appendEvent(nil, e)
 	return &block{data: data, marks: []mark{m}, from: from}
+}
+
+// makeBlocks encodes messages, into blocks of seqs that follow one another and of at most maxFrame bytes, unless one
+// message is larger: who is slow, and the ring, keep whole blocks.
+func makeBlocks(msgs []message) (blocks []*block) {
+	for len(msgs) > 0 {
+		n, size := 0, 0
+		for n < len(msgs) && (n == 0 || size+encodedSize(&msgs[n]) <= maxFrame && msgs[n].Seq == msgs[n-1].Seq+1) {
+			size += encodedSize(&msgs[n])
+			n++
+		}
+		b := &block{first: msgs[0].Seq, marks: make([]mark, n), data: make([]byte, 0, size)}
+		for i := range b.marks {
+			b.data, b.marks[i] = appendEvent(b.data, messageEvent(msgs[i]))
+		}
+		blocks = append(blocks, b)
+		msgs = msgs[n:]
+	}
+	return blocks
+}
+
+// encodedSize is what a message takes as an event, at most.
+func encodedSize(m *message) int {
+	return len(m.Body) + len(m.UserName) + len(m.ClientMessageID) + 56
 }
 
 func (b *block) last() uint64 { return b.first + uint64(len(b.marks)) - 1 }

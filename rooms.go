@@ -14,8 +14,8 @@ import (
 const (
 	// stallLimit is how long one frame may wait for its receiver before the session is cut.
 	stallLimit = 8 * time.Second
-	// watchTick is how often that is looked at.
-	watchTick = time.Second
+	// tendTick is how often that is looked at.
+	tendTick = time.Second
 	// joinGrace is how long somebody who joined by the original's protocol counts as present while its
 	// stream is still to open.
 	joinGrace = 10 * time.Second
@@ -276,7 +276,7 @@ func (r *room) advance(last uint64) {
 	}
 }
 
-// push adds the blocks of a commit to the ring. All of them stay until the next one, or for a tick of watch: members
+// push adds the blocks of a commit to the ring. All of them stay until the next one, or for a tick of tend: members
 // would else read the first ones of a large commit from the database.
 func (r *room) push(blocks ...*block) {
 	r.ring.trim(r.hub.keep)
@@ -347,9 +347,9 @@ func (h *hub) eachSession(fn func(*session)) {
 	}
 }
 
-// watch ends, until ctx does, the sessions whose receiver takes nothing, and lets go of what the rings have too much.
-func (h *hub) watch(ctx context.Context) {
-	tick := time.NewTicker(watchTick)
+// tend cuts the sessions whose receiver takes nothing, and trims the rings, until ctx ends.
+func (h *hub) tend(ctx context.Context) {
+	tick := time.NewTicker(tendTick)
 	defer tick.Stop()
 	for {
 		select {

@@ -194,7 +194,7 @@ func (s *server) welcome(out io.Writer) {
 		self = "go run ."
 	}
 	fmt.Fprintf(out, "Its data is in %s\n", s.store.place)
-	fmt.Fprintf(out, "To chat, type in another terminal:  %s chat --server %s\n", self, s.listeners[0].url())
+	fmt.Fprintf(out, "To chat, open that address in a browser, or type in another terminal:  %s chat --server %s\n", self, s.listeners[0].url())
 	fmt.Fprintln(out, "To stop, press Ctrl-C.")
 }
 
@@ -209,7 +209,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 		serving.Go(func() { s.serve("HTTP", s.http.Serve(l.http)) })
 	}
 	go s.committer.run() // ends in stop
-	background.Go(func() { s.hub.watch(ctx) })
+	background.Go(func() { s.hub.tend(ctx) })
 	background.Go(func() { s.watchUsers(ctx) })
 	background.Go(func() { s.chat.purge(ctx) })
 	background.Go(func() { s.refresh(ctx) })

@@ -3,6 +3,7 @@ package main
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
@@ -10,7 +11,7 @@ import (
 // maxInFlight is how many messages of one session may wait: to be committed, or for their answer to be sent.
 const maxInFlight = 1024
 
-// session is one open stream: a cursor into its room. Its methods are safe for concurrent use, except that
+// session is one open stream, a cursor into its room; or a post of one message, which is no part of it. Its methods are safe for concurrent use, except that
 // take and answers belong to the one goroutine that sends on the stream.
 type session struct {
 	room        *room
@@ -194,6 +195,13 @@ func (s *session) answer(seq uint64, e event) {
 	s.private = append(s.private, answer{seq, notStored(e, nil)})
 	s.mu.Unlock()
 	s.notify()
+}
+
+// sending calls send, which hands a frame to the transport, and notes since when it has been at it.
+func (s *session) sending(send func() error) error {
+	s.sendingSince.Store(time.Now().UnixNano())
+	defer s.sendingSince.Store(0)
+	return send()
 }
 
 // answers appends to out what is for this stream alone, up to about maxFrame bytes. The acknowledgement of a

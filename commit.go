@@ -265,7 +265,7 @@ func encodedSize(m *message) int {
 // fail ends the sessions whose messages could not be stored. They come again, with the same
 // client_message_id, so it does no harm if the commit took place and only its answer was lost.
 func (c *committer) fail(err error) {
-	e := toAPIError(c.log, err)
+	e := toAPIError(context.Background(), c.log, err)
 	for _, r := range c.rooms {
 		r.next = 0
 		for _, sub := range r.batch {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,30 +61,65 @@ func (s *restServer) handler() http.Handler {
 	}
 	var sameOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		ctx := withRequestID(r.Context(), r.Header.Get(requestIDHeader))
+		r = r.WithContext(ctx)
+		w.Header().Set(requestIDHeader, requestIDOf(ctx))
 		secure(w.Header())
-		if sameOrigin.Check(r) != nil {
-			writeError(s.log, w, errForeignOrigin)
-			return
+		h, route := mux.Handler(r)
+		var refused error
+		switch {
+		case sameOrigin.Check(r) != nil:
+			refused = errForeignOrigin
+		case path.Clean(r.URL.Path) != r.URL.Path: // the mux would redirect, in HTML
+			refused = errNoSuchPath
+		case route == "":
+			// The mux would answer in plain text. It knows which methods the path takes.
+			refusal := refusal{header: w.Header()}
+			h.ServeHTTP(&refusal, r)
+			refused = errNoSuchPath
+			if refusal.code == http.StatusMethodNotAllowed {
+				refused = errNoSuchMethod
+			}
 		}
-		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect, in HTML
-			writeError(s.log, w, errNoSuchPath)
-			return
+		if refused != nil {
+			route = "none"
 		}
-		h, pattern := mux.Handler(r)
-		if pattern != "" {
-			mux.ServeHTTP(w, r)
-			return
+		sw := &statusWriter{ResponseWriter: w}
+		if refused != nil {
+			writeError(ctx, s.log, sw, refused)
+		} else {
+			mux.ServeHTTP(sw, r)
 		}
-		// The mux would answer in plain text. It knows which methods the path takes.
-		refusal := refusal{header: w.Header()}
-		h.ServeHTTP(&refusal, r)
-		switch refusal.code {
-		case http.StatusMethodNotAllowed:
-			writeError(s.log, w, errNoSuchMethod)
-		default:
-			writeError(s.log, w, errNoSuchPath)
-		}
+		s.log.DebugContext(ctx, "request", "route", route, "status", sw.status, "took", time.Since(start))
 	})
+}
+
+// statusWriter notes the status of an answer.
+type statusWriter struct {
+	http.ResponseWriter
+	status int // 0: none yet
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = cmp.Or(w.status, status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	w.status = cmp.Or(w.status, http.StatusOK)
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// below returns net/http's own ResponseWriter, which http.MaxBytesReader tells that the connection is to be closed.
+func below(w http.ResponseWriter) http.ResponseWriter {
+	if sw, ok := w.(*statusWriter); ok {
+		return sw.ResponseWriter
+	}
+	return w
 }
 
 // refusal keeps the status and the headers of an answer, but not its body.
@@ -99,19 +135,17 @@ func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
 // handle makes a route that answers with JSON, to a body of at most limit bytes.
 func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		r.Body = http.MaxBytesReader(below(w), r.Body, limit)
 		// Not with the connection: a client that has closed its half still reads.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), requestTimeout)
 		defer cancel()
 		r = r.WithContext(ctx)
 		answer, err := fn(r)
-		s.log.Debug("request", "method", r.Method, "route", r.Pattern, "ok", err == nil, "took", time.Since(start))
 		switch {
 		case err == nil:
 			writeJSON(w, http.StatusOK, answer)
 		default:
-			writeError(s.log, w, err)
+			writeError(ctx, s.log, w, err)
 		}
 	}
 }
@@ -252,7 +286,7 @@ func (s *restServer) login(r *http.Request) (any, error) {
 	if isBcrypt(u.Hash) {
 		if hash, err := s.passwords.hash(ctx, c.Password); err == nil {
 			if err := s.store.replaceHash(ctx, u.ID, u.Hash, hash); err != nil {
-				s.log.Warn("an old password hash could not be replaced", "user", u.ID, "cause", err)
+				s.log.WarnContext(ctx, "an old password hash could not be replaced", "user", u.ID, "cause", err)
 			}
 		}
 	}
@@ -275,7 +309,7 @@ func (s *restServer) readyz(r *http.Request) (any, error) {
 		return nil, errShuttingDown
 	}
 	if err := s.store.ping(r.Context()); err != nil {
-		s.log.Error("the database does not answer", "cause", err)
+		s.log.ErrorContext(r.Context(), "the database does not answer", "cause", err)
 		return nil, errDatabaseUnavailable
 	}
 	return healthStatus{"ready"}, nil

@@ -53,7 +53,7 @@ type socket struct {
 // address gets into logs. The stream ends with a close code, and a reason made of the error's code and its sentence.
 func (s *chatServer) serveSocket(w http.ResponseWriter, r *http.Request) {
 	if isForeign(r) {
-		writeError(s.log, w, errForeignOrigin)
+		writeError(r.Context(), s.log, w, errForeignOrigin)
 		return
 	}
 	s.sockets.Add(1) // before http.Server lets go of the connection, for whose handler it would wait
@@ -64,17 +64,17 @@ func (s *chatServer) serveSocket(w http.ResponseWriter, r *http.Request) {
 		if up.conn == nil {
 			w.Header().Set("Connection", "Upgrade") // with the status 426 (RFC 9110, section 15.5.22)
 			w.Header().Set("Upgrade", "websocket")
-			writeError(s.log, w, errNotAWebSocket)
+			writeError(r.Context(), s.log, w, errNotAWebSocket)
 		}
 		return
 	}
 	conn.SetReadLimit(-1) // readText has one
 	start := time.Now()
 	ctx, err := s.openSocket(r.Context(), &socket{conn: conn, out: up.conn, first: &chatRequest{}, maxFrame: int64(maxRequest + escapedSize*s.maxMessage)})
-	s.log.Debug("socket", "user", callerOf(ctx).user.ID, "end", err, "took", time.Since(start))
+	s.log.DebugContext(ctx, "socket", "user", callerOf(ctx).user.ID, "end", err, "took", time.Since(start))
 	// Nothing may block any more: no writer in the middle of a frame, and no peer that does not answer.
 	_ = up.conn.SetDeadline(time.Now().Add(closeTimeout))
-	_ = conn.Close(closing(s.log, err)) // fails if it is closed already
+	_ = conn.Close(closing(ctx, s.log, err)) // fails if it is closed already
 }
 
 // openSocket opens a session by the first frame and serves it until its end. It returns why it ended, and a context with
@@ -215,11 +215,11 @@ func (t *socket) send(s *session, spans []span) error {
 
 // closing turns the end of a stream into a close code, which is 4000 and the HTTP status unless RFC 6455, section 7.4.1,
 // has one, and its reason.
-func closing(log *slog.Logger, err error) (websocket.StatusCode, string) {
+func closing(ctx context.Context, log *slog.Logger, err error) (websocket.StatusCode, string) {
 	if err == nil || errors.Is(err, errGone) || errors.Is(err, context.Canceled) {
 		return websocket.StatusNormalClosure, ""
 	}
-	e := toAPIError(log, err)
+	e := toAPIError(ctx, log, err)
 	code := websocket.StatusCode(4000 + e.HTTP)
 	switch {
 	case errors.Is(e, errShuttingDown):

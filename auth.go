@@ -96,6 +96,7 @@ type auth struct {
 	keys     map[string][]byte // by audience: one kind of token can never pass for the other
 	duration time.Duration
 	now      func() time.Time
+	metrics  *metrics        // nil: none
 	stopped  context.Context // its end ends the streams that are no session
 }
 
@@ -297,8 +298,9 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	return err
 }
 
-// ended writes who called what: never what was said.
+// ended counts a call, and writes who called what: never what was said.
 func (a *auth) ended(ctx context.Context, method string, start time.Time, err error) {
+	a.metrics.called(method, err)
 	a.log.DebugContext(ctx, "call", "method", method, "user", callerOf(ctx).user.ID, "code", status.Code(err), "took", time.Since(start))
 }
 

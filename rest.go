@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +36,7 @@ type restServer struct {
 	passwords        *passwords
 	limits           limits
 	log              *slog.Logger
+	metrics          *metrics // nil: none
 	registrationOpen bool
 	stopping         atomic.Bool
 }
@@ -85,7 +85,7 @@ func (s *restServer) handler() http.Handler {
 		if refused != nil {
 			route = "none"
 		}
-		sw := &statusWriter{ResponseWriter: w}
+		sw := &statusWriter{ResponseWriter: w, wrote: func(status int) { s.metrics.requested(route, status) }}
 		if refused != nil {
 			writeError(ctx, s.log, sw, refused)
 		} else {
@@ -95,20 +95,19 @@ func (s *restServer) handler() http.Handler {
 	})
 }
 
-// statusWriter notes the status of an answer.
+// statusWriter notes the status of an answer. Every handler here calls WriteHeader.
 type statusWriter struct {
 	http.ResponseWriter
-	status int // 0: none yet
+	wrote  func(status int) // called when it is known: that of a WebSocket long before the handler's end
+	status int
 }
 
 func (w *statusWriter) WriteHeader(status int) {
-	w.status = cmp.Or(w.status, status)
+	if w.status == 0 {
+		w.status = status
+		w.wrote(status)
+	}
 	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *statusWriter) Write(b []byte) (int, error) {
-	w.status = cmp.Or(w.status, http.StatusOK)
-	return w.ResponseWriter.Write(b)
 }
 
 // Unwrap is for http.ResponseController.
@@ -279,6 +278,7 @@ func (s *restServer) login(r *http.Request) (any, error) {
 		return nil, err
 	case !ok:
 		guessed = true
+		s.metrics.loginFailed()
 		return nil, errInvalidCredentials
 	case u.Disabled:
 		return nil, errAccountDisabled

@@ -202,6 +202,8 @@ func (r *chatRequest) decodeJSON(b []byte) error {
 	return nil
 }
 
+func (t *socket) name() string { return transportSocket }
+
 // opened sends a response without events.
 func (t *socket) opened() error { return t.out.sendFrame(jsonFrame(&t.buf, nil)) }
 

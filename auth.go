@@ -97,6 +97,7 @@ type auth struct {
 	keys     map[string][]byte // by audience: one kind of token can never pass for the other
 	duration time.Duration
 	now      func() time.Time
+	metrics  *metrics        // nil: none
 	stopped  context.Context // its end ends the streams that are no session
 }
 
@@ -192,16 +193,16 @@ func (a *auth) authorize(ctx context.Context, method string) (context.Context, e
 	case accessRoom:
 		audience = audienceRoom
 	default:
-		a.log.Error("a method that no rule names was called", "method", method)
-		return nil, grpcError(a.log, errTokenInvalid)
+		a.log.ErrorContext(ctx, "a method that no rule names was called", "method", method)
+		return nil, grpcError(ctx, a.log, errTokenInvalid)
 	}
 	token, err := bearer(ctx)
 	if err != nil {
-		return nil, grpcError(a.log, err)
+		return nil, grpcError(ctx, a.log, err)
 	}
 	c, err := a.authenticate(ctx, audience, token)
 	if err != nil {
-		return nil, grpcError(a.log, err)
+		return nil, grpcError(ctx, a.log, err)
 	}
 	return context.WithValue(ctx, callerKey{}, c), nil
 }
@@ -237,22 +238,28 @@ func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 	for i, m := range desc.Methods {
 		guarded.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
 			method, _ := grpc.Method(ctx)
-			ctx, err := a.authorize(ctx, method)
-			if err != nil {
-				return nil, err
+			start := time.Now()
+			ctx = withCallID(ctx)
+			_ = grpc.SetTrailer(ctx, callIDTrailer(ctx)) // fails only where the call has ended
+			var resp any
+			authorized, err := a.authorize(ctx, method)
+			if err == nil {
+				ctx = authorized
+				resp, err = m.Handler(srv, ctx, func(v any) error {
+					d := decoded{v: v}
+					switch err := dec(&d); {
+					case status.Code(err) == codes.ResourceExhausted:
+						return grpcError(ctx, a.log, invalid("request", "The request is too large."))
+					case err != nil:
+						return err
+					case d.err != nil:
+						return grpcError(ctx, a.log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
+					}
+					return nil
+				}, in)
 			}
-			return m.Handler(srv, ctx, func(v any) error {
-				d := decoded{v: v}
-				switch err := dec(&d); {
-				case status.Code(err) == codes.ResourceExhausted:
-					return grpcError(a.log, invalid("request", "The request is too large."))
-				case err != nil:
-					return err
-				case d.err != nil:
-					return grpcError(a.log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
-				}
-				return nil
-			}, in)
+			a.ended(ctx, method, start, err)
+			return resp, err
 		}
 	}
 	return &guarded
@@ -265,33 +272,36 @@ func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 			return nil, err
 		}
 	}
-	start := time.Now()
 	resp, err := handler(ctx, req)
-	err = grpcError(a.log, err)
-	a.logCall(ctx, info.FullMethod, start, err)
-	return resp, err
+	return resp, grpcError(ctx, a.log, err)
 }
 
 func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	var ctx context.Context
-	var err error
-	aside(func() { ctx, err = a.authorize(ss.Context(), info.FullMethod) })
-	if err != nil {
-		return err
-	}
 	start := time.Now()
-	if a.rules[info.FullMethod] == accessOpen {
+	var ctx, authorized context.Context
+	var err error
+	aside(func() {
+		ctx = withCallID(ss.Context())
+		authorized, err = a.authorize(ctx, info.FullMethod)
+	})
+	switch {
+	case err != nil:
+	case a.rules[info.FullMethod] == accessOpen:
+		ctx = authorized
 		err = a.openStream(ctx, srv, ss, handler)
-	} else {
+	default:
+		ctx = authorized
 		err = handler(srv, authorizedStream{ss, ctx})
 	}
-	err = grpcError(a.log, err)
-	a.logCall(ctx, info.FullMethod, start, err)
+	err = grpcError(ctx, a.log, err)
+	ss.SetTrailer(callIDTrailer(ctx))
+	a.ended(ctx, info.FullMethod, start, err)
 	return err
 }
 
-// logCall writes who called what: never what was said.
-func (a *auth) logCall(ctx context.Context, method string, start time.Time, err error) {
+// ended counts a call, and writes who called what: never what was said.
+func (a *auth) ended(ctx context.Context, method string, start time.Time, err error) {
+	a.metrics.called(method, err)
 	a.log.DebugContext(ctx, "call", "method", method, "user", callerOf(ctx).user.ID, "code", status.Code(err), "took", time.Since(start))
 }
 

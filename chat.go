@@ -47,6 +47,7 @@ type chatServer struct {
 	hub        *hub
 	committer  *committer
 	log        *slog.Logger
+	metrics    *metrics // nil: none
 	codeLength int
 	maxMessage int // bytes
 
@@ -304,6 +305,8 @@ func (t rpc) receive(req *chatRequest) error {
 	}
 	return nil
 }
+
+func (t rpc) name() string { return transportGRPC }
 
 func (t rpc) opened() error { return t.SendHeader(nil) }
 

@@ -190,7 +190,7 @@ func TestFirstStart(t *testing.T) {
 func TestHelpAndVersion(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if out := mustRun(t, dir, "", "version"); !regexp.MustCompile(`^grpcchatter \S+ go1\S+\n$`).MatchString(out) {
+	if out := mustRun(t, dir, "", "version"); !regexp.MustCompile(`^grpcchatter \S+, commit \S+, go1\S+, [a-z]+/[a-z0-9]+\n$`).MatchString(out) {
 		t.Errorf("version: %q", out)
 	}
 	help := mustRun(t, dir, "", "--help") + mustRun(t, dir, "", "serve", "--help")

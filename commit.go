@@ -29,11 +29,12 @@ type submission struct {
 // committer stores messages. One goroutine, run, takes all that wait, gives every message its seq, stores
 // them in one transaction and only then publishes them: nobody sees what a crash could take back.
 type committer struct {
-	store *store
-	log   *slog.Logger
-	queue chan submission
-	stop  chan struct{}
-	done  chan struct{} // closed when run has returned
+	store   *store
+	log     *slog.Logger
+	metrics *metrics // nil: none
+	queue   chan submission
+	stop    chan struct{}
+	done    chan struct{} // closed when run has returned
 
 	want   atomic.Int32  // so many waiting submissions are enough for a batch; 0: nobody asks
 	enough chan struct{} // told once when there are
@@ -167,13 +168,16 @@ func (c *committer) commit(batch []submission) {
 			err = c.storeAll()
 		}
 	}
+	var at time.Duration
 	if err != nil {
 		c.fail(err)
+	} else {
+		at = c.metrics.committed(start, len(c.msgs))
 	}
 	msgs := c.msgs
 	for _, r := range c.rooms {
 		if err == nil {
-			publishBatch(r, msgs[:len(r.batch)])
+			publishBatch(r, msgs[:len(r.batch)], at)
 			msgs = msgs[len(r.batch):]
 		}
 		clear(r.batch)
@@ -216,8 +220,8 @@ func (c *committer) storeAll() error {
 	return c.store.addMessages(c.msgs)
 }
 
-// publishBatch makes the stored messages of r.batch visible.
-func publishBatch(r *room, msgs []message) {
+// publishBatch makes the stored messages of r.batch visible, which were committed at the time that metrics says.
+func publishBatch(r *room, msgs []message, at time.Duration) {
 	if len(msgs) == 0 {
 		return
 	}
@@ -225,7 +229,11 @@ func publishBatch(r *room, msgs []message) {
 		r.batch[i].s.stored(msgs[i].Seq)
 	}
 	r.next += uint64(len(msgs))
-	r.publish(makeBlocks(msgs))
+	blocks := makeBlocks(msgs)
+	for _, b := range blocks {
+		b.committed = at
+	}
+	r.publish(blocks)
 	for i, sub := range r.batch {
 		if sub.s.posted != nil {
 			sub.s.posted <- msgs[i].Seq
@@ -241,7 +249,7 @@ func publishBatch(r *room, msgs []message) {
 // fail ends the sessions whose messages could not be stored. They come again, with the same
 // client_message_id, so it does no harm if the commit took place and only its answer was lost.
 func (c *committer) fail(err error) {
-	e := toAPIError(c.log, err)
+	e := toAPIError(context.Background(), c.log, err)
 	for _, r := range c.rooms {
 		r.next = 0
 		for _, sub := range r.batch {

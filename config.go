@@ -28,6 +28,7 @@ type settings struct {
 	MaxMessageSize      string `env:"MAX_MESSAGE_SIZE" default:"4096" placeholder:"BYTES" help:"Size of a message, at most."`
 	TLSCert             string `name:"tls-cert" env:"TLS_CERT" placeholder:"PATH" help:"Certificate with its chain, in PEM: the server speaks TLS. Read again when the file changes."`
 	TLSKey              string `name:"tls-key" env:"TLS_KEY" placeholder:"PATH" help:"Its private key, in PEM."`
+	MetricsAddr         string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
 	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
 	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether log-ins, joins and messages are limited."`
 	LogLevel            string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
@@ -62,6 +63,7 @@ type config struct {
 	Listen           []string
 	ListenKeys       map[string]string // of an address that is not LISTEN_ADDR's
 	TLSCert, TLSKey  string            // files; empty: no TLS
+	MetricsAddr      string            // empty: no metrics
 	Synchronous      string            // full or normal
 	Secret           string            // empty: to be generated
 	TokenDuration    time.Duration
@@ -145,6 +147,13 @@ func (s settings) check() (c config, err error) {
 		fail("TLS_KEY: %q needs its TLS_CERT", s.TLSKey)
 	}
 	c.TLSCert, c.TLSKey = s.TLSCert, s.TLSKey
+	if c.MetricsAddr = strings.TrimSpace(s.MetricsAddr); c.MetricsAddr != "" {
+		if _, port, err := net.SplitHostPort(c.MetricsAddr); err != nil || !isPort(port) {
+			bad("METRICS_ADDR", "want HOST:PORT", s.MetricsAddr)
+		} else if port != "0" && len(withoutCovered(append(slices.Clone(c.Listen), c.MetricsAddr))) == len(c.Listen) {
+			fail("METRICS_ADDR: %s is an address of the chat too; the metrics need one of their own", c.MetricsAddr)
+		}
+	}
 	if c.TokenDuration, err = time.ParseDuration(s.TokenDuration); err != nil || c.TokenDuration < time.Second || c.TokenDuration > maxTokenDuration {
 		bad("TOKEN_DURATION", "want a duration from 1s to 87600h (ten years), such as 10m or 24h", s.TokenDuration)
 	}

@@ -21,7 +21,7 @@ import (
 
 // configKeys are the keys of the design's table.
 var configKeys = []string{"LISTEN_ADDR", "DATABASE_URL", "SECRET", "SECRET_FILE", "TOKEN_DURATION", "SHORT_CODE_LENGTH", "MAX_MESSAGE_QUEUE_SIZE",
-	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
+	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "METRICS_ADDR", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
 	"REST_SERVER_ADDRESS", "REST_SERVER_PORT", "GRPC_SERVER_ADDRESS", "GRPC_SERVER_PORT"}
 
 func flagOf(key string) string { return "--" + strings.ReplaceAll(strings.ToLower(key), "_", "-") }
@@ -225,7 +225,8 @@ func TestConfigBadValues(t *testing.T) {
 		"SQLITE_SYNCHRONOUS":     append(switches, "off", "extra"),
 		"REST_SERVER_PORT":       ports, "GRPC_SERVER_PORT": ports,
 		"REST_SERVER_ADDRESS": {"127.0.0.1"}, "GRPC_SERVER_ADDRESS": {"127.0.0.1"}, // without a port
-		"TLS_CERT": {"cert.pem"}, "TLS_KEY": {"key.pem"}, // one without the other
+		"METRICS_ADDR": {"9090", "localhost", ":http", ":65536", "a:b:c", "[::1", "http://127.0.0.1:0", "127.0.0.1:0,127.0.0.1:0", "192.0.2.1:0"},
+		"TLS_CERT":     {"cert.pem"}, "TLS_KEY": {"key.pem"}, // one without the other
 	} {
 		base := []string{"--listen-addr=127.0.0.1:0"}
 		if key == "LISTEN_ADDR" {

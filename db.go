@@ -43,6 +43,7 @@ type store struct {
 	onBroken func(error)
 	// regained has an element when another server may have written.
 	regained chan struct{}
+	metrics  *metrics // nil: none
 }
 
 // engine is what the two databases do differently.
@@ -72,6 +73,8 @@ type engine interface {
 	numbered(string) string
 	lastID(ctx context.Context, q querier, table string) (int64, error)
 	setLastID(ctx context.Context, tx *sql.Tx, table string, id int64) error
+	// walFile is the file of a write-ahead log that is the program's own to keep small; empty: there is none.
+	walFile() string
 	// describe puts what stops a database from being opened into words for a person.
 	describe(error) error
 	// close waits for running queries.
@@ -103,12 +106,13 @@ type storeOptions struct {
 	Adopt       bool   // take over a database of the original project
 	Bare        bool   // leave the schema as it is: only for transactions of w, and for inspect
 	Log         *slog.Logger
+	Metrics     *metrics // nil: none
 }
 
 // openStore opens a database, of which the schema is made or checked.
 func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
-	s := &store{regained: make(chan struct{}, 1)}
+	s := &store{regained: make(chan struct{}, 1), metrics: o.Metrics}
 	open := openSQLite
 	if isPostgres(o.URL) {
 		open = openPostgres
@@ -235,6 +239,7 @@ func (s *store) writing(fn func() error) error {
 		return errBroken
 	}
 	if err := s.writable(); err != nil {
+		s.metrics.databaseFailed(err)
 		return err
 	}
 	err := s.dbError(fn())
@@ -254,12 +259,13 @@ func (s *store) dbError(err error) error {
 	}
 	switch kind := s.kind(err); {
 	case kind == nil || errors.Is(err, kind):
-		return err
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %v", kind, err) // it was our time that was over, and not the caller's
+		err = fmt.Errorf("%w: %v", kind, err) // it was our time that was over, and not the caller's
 	default:
-		return fmt.Errorf("%w: %w", kind, err)
+		err = fmt.Errorf("%w: %w", kind, err)
 	}
+	s.metrics.databaseFailed(err)
+	return err
 }
 
 // setting returns the value kept under name, first stored from make if there is none.

@@ -138,6 +138,8 @@ func (e *postgresEngine) close() error {
 	return errors.Join(errs...)
 }
 
+func (*postgresEngine) walFile() string { return "" }
+
 func (*postgresEngine) types() []string {
 	return []string{
 		"{identity}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",

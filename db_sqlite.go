@@ -286,6 +286,8 @@ func (b batchStmts) chunks(tx *sql.Tx, msgs []message, fn func(*sql.Stmt, []mess
 
 func (*sqliteEngine) writable() error { return nil }
 
+func (e *sqliteEngine) walFile() string { return e.path + "-wal" }
+
 // forReading adds nothing: a file answers, and the driver would need a goroutine for every read.
 func (*sqliteEngine) forReading(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, func() {}

@@ -98,7 +98,7 @@ func retryIn(d time.Duration) error {
 
 // toAPIError turns any error into one that a caller may see. What no rule names becomes errInternal, and its
 // cause goes to the log.
-func toAPIError(log *slog.Logger, err error) *apiError {
+func toAPIError(ctx context.Context, log *slog.Logger, err error) *apiError {
 	var e *apiError
 	switch {
 	case errors.As(err, &e):
@@ -110,12 +110,12 @@ func toAPIError(log *slog.Logger, err error) *apiError {
 	default:
 		e = errInternal
 	}
-	log.Error("request failed", "reason", e.Reason, "cause", err)
+	log.ErrorContext(ctx, "request failed", "reason", e.Reason, "cause", err)
 	return e
 }
 
 // grpcError turns an error into a gRPC status with its details.
-func grpcError(log *slog.Logger, err error) error {
+func grpcError(ctx context.Context, log *slog.Logger, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -125,7 +125,7 @@ func grpcError(log *slog.Logger, err error) error {
 	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err // of grpc-go itself, or of its health and reflection services
 	}
-	e := toAPIError(log, err)
+	e := toAPIError(ctx, log, err)
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: e.Reason, Domain: errorDomain}}
 	if e.Retry > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(e.Retry)})
@@ -143,8 +143,8 @@ func grpcError(log *slog.Logger, err error) error {
 }
 
 // writeError answers a REST call with an error.
-func writeError(log *slog.Logger, w http.ResponseWriter, err error) {
-	e := toAPIError(log, err)
+func writeError(ctx context.Context, log *slog.Logger, w http.ResponseWriter, err error) {
+	e := toAPIError(ctx, log, err)
 	if e.Retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.Retry.Seconds()))))
 	}

@@ -145,10 +145,10 @@ func TestErrorTable(t *testing.T) {
 		logger := slog.New(slog.NewTextHandler(&log, nil))
 		err := fmt.Errorf("hush: %w", c.err)
 		t.Run(c.reason, func(t *testing.T) {
-			grpc := grpcError(logger, err)
+			grpc := grpcError(t.Context(), logger, err)
 			wantError(t, grpc, c.code, c.reason)
 			w := httptest.NewRecorder()
-			writeError(logger, w, err)
+			writeError(t.Context(), logger, w, err)
 			var answer map[string]any
 			if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != c.status || answer["code"] != c.reason {
 				t.Errorf("REST: %d %s, want %d %s", w.Code, w.Body, c.status, c.reason)
@@ -163,7 +163,7 @@ func TestErrorTable(t *testing.T) {
 		})
 	}
 	w := httptest.NewRecorder()
-	writeError(slog.New(slog.DiscardHandler), w, retryIn(1500*time.Millisecond))
+	writeError(t.Context(), slog.New(slog.DiscardHandler), w, retryIn(1500*time.Millisecond))
 	if got := w.Header().Get("Retry-After"); got != "2" {
 		t.Errorf("Retry-After %s for 1.5 s, want 2: later, not too soon", got)
 	}

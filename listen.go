@@ -29,14 +29,23 @@ type listener struct {
 	grpc, http net.Listener
 }
 
-// listen opens an address, which speaks TLS if secure is not nil.
-func listen(key, addr string, secure *tls.Config) (*listener, error) {
+// listenTCP opens the address of a key.
+func listenTCP(key, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s: %s is in use by another program", key, addr)
 	case err != nil:
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w", key, addr, err)
+	}
+	return l, nil
+}
+
+// listen opens an address, which speaks TLS if secure is not nil.
+func listen(key, addr string, secure *tls.Config) (*listener, error) {
+	l, err := listenTCP(key, addr)
+	if err != nil {
+		return nil, err
 	}
 	root := net.Listener(patientListener{l})
 	if secure != nil {

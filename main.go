@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -108,7 +109,7 @@ func (c *serveCommand) Run(ctx context.Context, std stdio) error {
 	if cfg.LogJSON {
 		handler = slog.NewJSONHandler(std.err, options)
 	}
-	s, err := newServer(ctx, cfg, c.DatabaseURL, slog.New(handler))
+	s, err := newServer(ctx, cfg, c.DatabaseURL, slog.New(requestLog{handler}))
 	if err != nil {
 		return err
 	}
@@ -138,10 +139,35 @@ func (c *chatCommand) Run(ctx context.Context, std stdio) error {
 type versionCommand struct{}
 
 func (versionCommand) Run(std stdio) error {
-	version := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		version = strings.TrimSpace(info.Main.Version + " " + info.GoVersion)
-	}
-	_, err := fmt.Fprintln(std.out, "grpcchatter", version)
+	b := readBuild()
+	_, err := fmt.Fprintf(std.out, "grpcchatter %s, commit %s, %s, %s\n", b.version, b.commit, b.goVersion, b.platform)
 	return err
+}
+
+// build is what a binary was built of: "unknown" where it does not say so.
+type build struct {
+	version   string
+	commit    string // with "+" behind it: and changes that were not committed
+	goVersion string
+	platform  string // such as linux/amd64
+}
+
+func readBuild() build {
+	b := build{"unknown", "unknown", runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	b.version = cmp.Or(info.Main.Version, b.version)
+	changed := ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			b.commit = s.Value[:min(len(s.Value), 12)]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "+"
+		}
+	}
+	b.commit += changed
+	return b
 }

@@ -40,6 +40,8 @@ func originalDesc() *grpc.ServiceDesc {
 // originalRPC carries a stream of the original's protocol: each message is a frame.
 type originalRPC struct{ rpc }
 
+func (t originalRPC) name() string { return transportOriginal }
+
 func (t originalRPC) send(s *session, spans []span) error {
 	for _, sp := range spans {
 		if sp.block.first == 0 {

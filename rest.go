@@ -36,6 +36,7 @@ type restServer struct {
 	passwords        *passwords
 	limits           limits
 	log              *slog.Logger
+	metrics          *metrics // nil: none
 	registrationOpen bool
 	stopping         atomic.Bool
 }
@@ -60,33 +61,68 @@ func (s *restServer) handler() http.Handler {
 	}
 	var sameOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		ctx := withRequestID(r.Context(), r.Header.Get(requestIDHeader))
+		r = r.WithContext(ctx)
+		w.Header().Set(requestIDHeader, requestIDOf(ctx))
 		secure(w.Header())
 		checked := *r
 		if r.URL.Path == "/chat" {
 			checked.Method = http.MethodPost // a GET that opens a WebSocket changes things
 		}
-		if sameOrigin.Check(&checked) != nil {
-			writeError(s.log, w, errForeignOrigin)
-			return
+		h, route := mux.Handler(r)
+		var refused error
+		switch {
+		case sameOrigin.Check(&checked) != nil:
+			refused = errForeignOrigin
+		case path.Clean(r.URL.Path) != r.URL.Path: // the mux would redirect, in HTML
+			refused = errNoSuchPath
+		case route == "":
+			// The mux would answer in plain text. It knows which methods the path takes.
+			refusal := refusal{header: w.Header()}
+			h.ServeHTTP(&refusal, r)
+			refused = errNoSuchPath
+			if refusal.code == http.StatusMethodNotAllowed {
+				refused = errNoSuchMethod
+			}
 		}
-		if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect, in HTML
-			writeError(s.log, w, errNoSuchPath)
-			return
+		if refused != nil {
+			route = "none"
 		}
-		h, pattern := mux.Handler(r)
-		if pattern != "" {
-			mux.ServeHTTP(w, r)
-			return
-		}
-		// The mux would answer in plain text. It knows which methods the path takes.
-		refusal := refusal{header: w.Header()}
-		h.ServeHTTP(&refusal, r)
-		if refusal.code == http.StatusMethodNotAllowed {
-			writeError(s.log, w, errNoSuchMethod)
+		sw := &statusWriter{ResponseWriter: w, wrote: func(status int) { s.metrics.requested(route, status) }}
+		if refused != nil {
+			writeError(ctx, s.log, sw, refused)
 		} else {
-			writeError(s.log, w, errNoSuchPath)
+			mux.ServeHTTP(sw, r)
 		}
+		s.log.DebugContext(ctx, "request", "route", route, "status", sw.status, "took", time.Since(start))
 	})
+}
+
+// statusWriter notes the status of an answer. Every handler here calls WriteHeader.
+type statusWriter struct {
+	http.ResponseWriter
+	wrote  func(status int) // called when it is known: that of a WebSocket long before the handler's end
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+		w.wrote(status)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// below returns net/http's own ResponseWriter, which http.MaxBytesReader tells that the connection is to be closed.
+func below(w http.ResponseWriter) http.ResponseWriter {
+	if sw, ok := w.(*statusWriter); ok {
+		return sw.ResponseWriter
+	}
+	return w
 }
 
 // refusal keeps the status and the headers of an answer, but not its body.
@@ -102,16 +138,14 @@ func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
 // handle makes a route that answers with JSON, to a body of at most limit bytes.
 func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		r.Body = http.MaxBytesReader(below(w), r.Body, limit)
 		// Not with the connection: a client that has closed its half still reads.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), requestTimeout)
 		defer cancel()
 		r = r.WithContext(ctx)
 		answer, err := fn(r)
-		s.log.Debug("request", "method", r.Method, "route", r.Pattern, "ok", err == nil, "took", time.Since(start))
 		if err != nil {
-			writeError(s.log, w, err)
+			writeError(ctx, s.log, w, err)
 			return
 		}
 		writeJSON(w, http.StatusOK, answer)
@@ -247,6 +281,7 @@ func (s *restServer) login(r *http.Request) (any, error) {
 		return nil, err
 	case !ok:
 		guessed = true
+		s.metrics.loginFailed()
 		return nil, errInvalidCredentials
 	case u.Disabled:
 		return nil, errAccountDisabled
@@ -254,7 +289,7 @@ func (s *restServer) login(r *http.Request) (any, error) {
 	if isBcrypt(u.Hash) {
 		if hash, err := s.passwords.hash(ctx, c.Password); err == nil {
 			if err := s.store.replaceHash(ctx, u.ID, u.Hash, hash); err != nil {
-				s.log.Warn("an old password hash could not be replaced", "user", u.ID, "cause", err)
+				s.log.WarnContext(ctx, "an old password hash could not be replaced", "user", u.ID, "cause", err)
 			}
 		}
 	}
@@ -277,7 +312,7 @@ func (s *restServer) readyz(r *http.Request) (any, error) {
 		return nil, errShuttingDown
 	}
 	if err := s.store.ping(r.Context()); err != nil {
-		s.log.Error("the database does not answer", "cause", err)
+		s.log.ErrorContext(r.Context(), "the database does not answer", "cause", err)
 		return nil, errDatabaseUnavailable
 	}
 	return healthStatus{"ready"}, nil

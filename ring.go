@@ -1,5 +1,7 @@
 package main
 
+import "time"
+
 // maxFrame is about how many bytes of events are one block, and go out as one gRPC message or one frame of a WebSocket: so
 // much may wait for a receiver that is slow. One event may be larger.
 const maxFrame = 64 << 10
@@ -16,6 +18,8 @@ type block struct {
 	first  uint64   // the seq of the first event; 0: not stored
 	from   *session // of an event that is not stored: who must not get it
 	asJSON jsonForm // see json
+	// committed is when it was, of metrics; 0: not just now, or nobody asks.
+	committed time.Duration
 }
 
 // notStored is a block of one event that is not stored.

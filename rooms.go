@@ -27,7 +27,8 @@ const (
 // back from the database. It is safe for concurrent use.
 type hub struct {
 	lastSeq func(ctx context.Context, roomID int64) (uint64, error)
-	keep    int // events that a room's ring holds at least
+	metrics *metrics // nil: none
+	keep    int      // events that a room's ring holds at least
 
 	mu     sync.Mutex // guards the fields below, and refs of every room
 	rooms  map[int64]*room
@@ -129,6 +130,13 @@ func (h *hub) newest(id int64) (seq uint64, live bool) {
 		return 0, false
 	}
 	return r.newest(), true
+}
+
+// size is how many rooms somebody is in.
+func (h *hub) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.rooms)
 }
 
 func (h *hub) all() []*room {
@@ -362,8 +370,8 @@ func (h *hub) tend(ctx context.Context) {
 			r.mu.Lock()
 			r.ring.trim(h.keep)
 			for s := range r.sessions {
-				if since := s.sendingSince.Load(); since != 0 && since < limit {
-					s.end(errStalled)
+				if since := s.sendingSince.Load(); since != 0 && since < limit && s.end(errStalled) {
+					h.metrics.sessionStalled()
 				}
 			}
 			r.mu.Unlock()

@@ -45,18 +45,21 @@ const (
 
 // server is a running server's parts, in the order in which they are made.
 type server struct {
-	cfg       config
-	log       *slog.Logger
-	listeners []*listener
-	store     *store
-	hub       *hub
-	committer *committer
-	chat      *chatServer
-	rest      *restServer
-	health    *health.Server
-	grpc      *grpc.Server
-	http      *http.Server
-	failed    chan error // what makes it impossible to go on
+	cfg             config
+	log             *slog.Logger
+	listeners       []*listener
+	store           *store
+	hub             *hub
+	committer       *committer
+	chat            *chatServer
+	rest            *restServer
+	health          *health.Server
+	grpc            *grpc.Server
+	http            *http.Server
+	metrics         *metrics // nil: not asked for, as are the next two
+	metricsListener net.Listener
+	metricsServer   *http.Server
+	failed          chan error // what makes it impossible to go on
 	// stopped ends the streams that are no session.
 	stopped    context.Context
 	endStreams context.CancelFunc
@@ -69,6 +72,9 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	defer func() {
 		if err != nil {
 			s.closeListeners()
+			if s.metricsListener != nil {
+				_ = s.metricsListener.Close()
+			}
 			if s.store != nil {
 				_ = s.store.close()
 			}
@@ -89,7 +95,14 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		}
 		s.listeners = append(s.listeners, l)
 	}
-	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Adopt: true, Log: log})
+	if cfg.MetricsAddr != "" {
+		if s.metricsListener, err = listenTCP("METRICS_ADDR", cfg.MetricsAddr); err != nil {
+			return nil, err
+		}
+		s.metrics = newMetrics()
+		s.metricsServer = s.metrics.server(log)
+	}
+	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Adopt: true, Log: log, Metrics: s.metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +122,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
-	auth.stopped = s.stopped
+	auth.stopped, auth.metrics = s.stopped, s.metrics
 	passwords := newPasswords()
 	var limits limits
 	if cfg.RateLimits {
@@ -117,13 +130,15 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	}
 	s.hub = newHub(cfg.RingMessages, s.store.lastSeq)
 	s.committer = newCommitter(s.store, log, cfg.MaxMessage)
+	s.hub.metrics, s.committer.metrics = s.metrics, s.metrics
+	s.metrics.watch(s.hub, s.store)
 	s.chat = &chatServer{store: s.store, auth: auth, passwords: passwords, limits: limits, hub: s.hub, committer: s.committer,
-		log: log, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, deleted: make(chan struct{}, 1)}
+		log: log, metrics: s.metrics, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, deleted: make(chan struct{}, 1)}
 	assets, err := assets()
 	if err != nil {
 		return nil, err
 	}
-	s.rest = &restServer{store: s.store, chat: s.chat, assets: assets, auth: auth, passwords: passwords, limits: limits, log: log, registrationOpen: cfg.RegistrationOpen}
+	s.rest = &restServer{store: s.store, chat: s.chat, assets: assets, auth: auth, passwords: passwords, limits: limits, log: log, metrics: s.metrics, registrationOpen: cfg.RegistrationOpen}
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
 		grpc.Creds(plainCredentials{insecure.NewCredentials()}),
@@ -178,6 +193,7 @@ func (s *server) fail(err error) {
 	}
 }
 
+// closeListeners closes those of the chat: the metrics tell how it ends.
 func (s *server) closeListeners() {
 	for _, l := range s.listeners {
 		_ = l.Close() // it is of no use any more
@@ -194,6 +210,9 @@ func (s *server) welcome(out io.Writer) {
 		self = "go run ."
 	}
 	fmt.Fprintf(out, "Its data is in %s\n", s.store.place)
+	if s.metrics != nil {
+		fmt.Fprintf(out, "Its metrics are at http://%s/metrics\n", s.metricsListener.Addr())
+	}
 	fmt.Fprintf(out, "To chat, open that address in a browser, or type in another terminal:  %s chat --server %s\n", self, s.listeners[0].url())
 	fmt.Fprintln(out, "To stop, press Ctrl-C.")
 }
@@ -207,6 +226,9 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 		serving.Go(func() { s.serve("listener", l.mux.Serve()) })
 		serving.Go(func() { s.serve("gRPC", s.grpc.Serve(l.grpc)) })
 		serving.Go(func() { s.serve("HTTP", s.http.Serve(l.http)) })
+	}
+	if s.metrics != nil {
+		serving.Go(func() { s.serve("METRICS_ADDR", s.metricsServer.Serve(s.metricsListener)) })
 	}
 	go s.committer.run() // ends in stop
 	background.Go(func() { s.hub.tend(ctx) })
@@ -261,6 +283,9 @@ func (s *server) stop() {
 	s.chat.readers.Wait()
 	s.committer.drain()
 	s.chat.writers.Wait()
+	if s.metrics != nil {
+		_ = s.metricsServer.Close() // and with it a profile that is being made
+	}
 	s.log.Info("stopped")
 }
 

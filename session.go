@@ -108,15 +108,16 @@ func (s *session) runWriter() {
 // over tells whether the session has ended.
 func (s *session) over() bool { return s.writer.Load() == writerOver }
 
-// end makes the session end with err. The first call counts.
-func (s *session) end(err error) {
+// end makes the session end with err. The first call counts, and returns true.
+func (s *session) end(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.writer.Swap(writerOver) == writerOver {
-		return
+		return false
 	}
 	s.err = err
 	close(s.done)
+	return true
 }
 
 // absent gives up the presence: at once when the other side has closed its half of the stream.

@@ -51,7 +51,7 @@ func (s *chatServer) serveSocket(w http.ResponseWriter, r *http.Request) {
 		if up.conn == nil {
 			w.Header().Set("Connection", "Upgrade") // with the status 426 (RFC 9110, section 15.5.22)
 			w.Header().Set("Upgrade", "websocket")
-			writeError(s.log, w, errNotAWebSocket)
+			writeError(r.Context(), s.log, w, errNotAWebSocket)
 		}
 		return
 	}
@@ -59,7 +59,7 @@ func (s *chatServer) serveSocket(w http.ResponseWriter, r *http.Request) {
 	err = s.openSocket(r.Context(), &socket{conn: conn, out: up.conn, first: &chatRequest{}, maxFrame: int64(maxBody + s.maxMessage)})
 	// Nothing may block any more: no writer in the middle of a frame, and no peer that does not answer.
 	_ = up.conn.SetDeadline(time.Now().Add(closeTimeout))
-	_ = conn.Close(closing(s.log, err)) // fails if it is closed already
+	_ = conn.Close(closing(r.Context(), s.log, err)) // fails if it is closed already
 }
 
 // openSocket opens a session by the first frame and serves it until its end. It returns why it ended.
@@ -103,7 +103,7 @@ func (s *chatServer) openSocket(ctx context.Context, t *socket) error {
 	if err = s.serve(ctx, t, false); errors.Is(err, context.Canceled) {
 		err = context.Cause(ctx)
 	}
-	s.log.Debug("socket", "user", c.user.ID, "end", err, "took", time.Since(start))
+	s.log.DebugContext(ctx, "socket", "user", c.user.ID, "end", err, "took", time.Since(start))
 	return err
 }
 
@@ -187,6 +187,8 @@ func (t *socket) receive(req *chatRequest) error {
 	return req.decodeJSON(b)
 }
 
+func (t *socket) name() string { return transportSocket }
+
 // opened sends a response without events.
 func (t *socket) opened() error { return t.out.sendFrame(jsonFrame(&t.buf, nil)) }
 
@@ -197,11 +199,11 @@ func (t *socket) send(s *session, spans []span) error {
 
 // closing turns the end of a stream into a close code, which is 4000 and the HTTP status unless RFC 6455, section 7.4.1,
 // has one, and its reason.
-func closing(log *slog.Logger, err error) (websocket.StatusCode, string) {
+func closing(ctx context.Context, log *slog.Logger, err error) (websocket.StatusCode, string) {
 	if err == nil || errors.Is(err, errGone) || errors.Is(err, context.Canceled) {
 		return websocket.StatusNormalClosure, ""
 	}
-	e := toAPIError(log, err)
+	e := toAPIError(ctx, log, err)
 	code := websocket.StatusCode(4000 + e.HTTP)
 	switch {
 	case errors.Is(e, errShuttingDown):

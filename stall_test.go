@@ -19,7 +19,8 @@ import (
 // everything in time; it is cut in 10 s, is told so once it reads on, and resumes complete.
 func TestStalledMember(t *testing.T) {
 	const receivers, fill, gap = 99, 100, 20 * time.Millisecond
-	p := startWatched(t)
+	measured := "127.0.0.1:" + freePort(t)
+	p := startWatched(t, "--metrics-addr="+measured)
 	owner, stalled := p.login("owner"), p.login("stalled")
 	api := pb.NewGRPCChatterClient(p.connect())
 	code := createRoom(t, api, owner)
@@ -141,6 +142,9 @@ func TestStalledMember(t *testing.T) {
 	}
 	if last >= all {
 		t.Fatalf("the stalled member already has all %d messages: it was not stalled", last)
+	}
+	if got, _ := scrape(t, measured); got.value("grpcchatter_sessions_stalled_total") != 1 {
+		t.Errorf("the metrics have %v stalled sessions, want 1", got.value("grpcchatter_sessions_stalled_total"))
 	}
 	again := openChat(t, ctx, narrow, stalledRoom, int64(last))
 	for last < all {

@@ -27,6 +27,8 @@ const (
 
 // transport carries one stream to its client and back: gRPC, the original's gRPC, or a WebSocket.
 type transport interface {
+	// name is the transport's, in the metrics.
+	name() string
 	// receive reads the next request. io.EOF: there will be no other one, but the client still reads.
 	receive(*chatRequest) error
 	// opened tells the client that its session is open.
@@ -42,7 +44,8 @@ type stream struct {
 	server   *chatServer
 	original bool // the client speaks the original's protocol
 	session  *session
-	draining atomic.Bool // the client has closed its half
+	openedAt time.Duration // of metrics
+	draining atomic.Bool   // the client has closed its half
 	// Of read.
 	typed time.Time // when a TYPING was passed on last
 	// Of write: once the client has closed its half and its messages are stored, the session ends behind lastSeq.
@@ -60,7 +63,7 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 	opened := make(chan struct{})
 	s.readers.Go(func() { st.read(first, opened) })
 
-	seq := callerOf(ctx).room.Seq
+	seq, resumed := callerOf(ctx).room.Seq, false
 	if !original {
 		timeout := time.NewTimer(openTimeout)
 		select {
@@ -72,7 +75,7 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 			case req.err != nil:
 				return req.err
 			case req.afterSeq != nil:
-				seq = *req.afterSeq
+				seq, resumed = *req.afterSeq, true
 			}
 		case <-timeout.C:
 			return errNotOpened()
@@ -95,6 +98,8 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 	if err != nil {
 		return err
 	}
+	st.openedAt = s.metrics.sessionOpened(t.name(), resumed)
+	defer s.metrics.sessionClosed(t.name())
 	st.session = session
 	close(opened)
 	session.start(func(run func()) { s.writers.Go(run) }, st.write)
@@ -240,7 +245,9 @@ func (st *stream) write() {
 		st.spans, behind = s.take(s.answers(st.spans[:0]))
 		switch {
 		case len(st.spans) > 0:
-			err = st.send(s, st.spans)
+			if err = st.send(s, st.spans); err == nil {
+				st.server.metrics.delivered(st.spans, st.openedAt)
+			}
 			clear(st.spans)
 			if cap(st.spans) > keptSpans {
 				st.spans = nil // of who was slow once

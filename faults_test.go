@@ -202,7 +202,8 @@ func (p *serverProcess) visit(roomToken, id string) error {
 func TestLockedUnderLoad(t *testing.T) {
 	onlySQLite(t) // TestPostgresRestarts is its like
 	t.Parallel()
-	p := startWatched(t)
+	measured := "127.0.0.1:" + freePort(t)
+	p := startWatched(t, "--metrics-addr="+measured)
 	token := p.login("anna")
 	api := pb.NewGRPCChatterClient(p.connect())
 	code := createRoom(t, api, token)
@@ -235,6 +236,9 @@ func TestLockedUnderLoad(t *testing.T) {
 	resp, err := api.ListMessages(withToken(t.Context(), roomToken), &pb.ListMessagesRequest{})
 	if err != nil || len(resp.Messages) != 1 {
 		t.Errorf("reading meanwhile: %v, %v", resp, err)
+	}
+	if got, _ := scrape(t, measured); got.value("grpcchatter_database_errors_total", "kind", "unavailable") < 1 {
+		t.Error("the metrics have no error of the database")
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +83,13 @@ func TestPage(t *testing.T) {
 	ben.clear("#join-password")
 	ben.fill("#join-password", "earl grey")
 	ben.shot("3 invited")
+	// Another invitation takes the first one's place, and Escape leads back to the rooms.
+	ben.do(chromedp.Navigate(home + "#NOROOM"))
+	ben.awaitText("#join-title", "NOROOM")
+	ben.await("document.querySelector('#join-dialog').open && location.hash === '#NOROOM'")
+	ben.do(chromedp.Navigate(link))
+	ben.awaitText("#join-title", code)
+	ben.fill("#join-password", "earl grey")
 	ben.click("#join-dialog button.main")
 	ben.awaitText("#room-name", "Tea time")
 	ann.awaitText("#present-list", "ben")
@@ -168,6 +176,23 @@ func TestPage(t *testing.T) {
 	if seen := ann.messages(); !slices.Equal(seen, stored) {
 		t.Errorf("ann sees %q, stored is %q", seen, stored)
 	}
+
+	// A server that has gone silent, which no browser tells of, is noticed too: here at a hint, else by the next poll.
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eval[bool](ann, `dispatchEvent(new Event("offline"))`)
+	ann.await("document.querySelector('#banner').innerText !== ''")
+	ann.say("Is anybody there?")
+	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	ben.awaitText("#messages", "Is anybody there?")
+	ann.await("document.querySelector('#banner').innerText === ''")
+
+	// Half a character, as a clipboard may hold, does not stop what comes after it.
+	eval[bool](ann, `((e) => { e.value = "half \ud83d"; e.form.requestSubmit(); return true; })(document.querySelector("#message"))`)
+	ben.awaitText("#messages", "half \uFFFD")
 
 	// A draft, and who one is, survive a reload.
 	ann.fill("#message", "a draft")

@@ -1,4 +1,5 @@
 const patience = 20_000; // ms for an answer
+const listPatience = 8_000; // ms, of the call that also tells whether the server is there
 
 /**
  * Why a call failed. The message is a sentence for the person; `code` is the server's, or UNREACHABLE when
@@ -17,7 +18,7 @@ export class ApiError extends Error {
   }
 }
 
-async function call(method, path, { token, body } = {}) {
+async function call(method, path, { token, body, within = patience } = {}) {
   const headers = {};
   if (token) headers.Authorization = `Bearer ${token}`;
   if (body) headers["Content-Type"] = "application/json";
@@ -28,7 +29,7 @@ async function call(method, path, { token, body } = {}) {
       method,
       headers,
       body: body && JSON.stringify(body),
-      signal: AbortSignal.timeout(patience),
+      signal: AbortSignal.timeout(within),
     });
     answer = await response.text();
   } catch {
@@ -60,7 +61,7 @@ export async function login(userName, password) {
 
 /** Returns the rooms that the user is a member of. */
 export async function listRooms(userToken) {
-  return (await call("GET", "/rooms", { token: userToken })).rooms ?? [];
+  return (await call("GET", "/rooms", { token: userToken, within: listPatience })).rooms ?? [];
 }
 
 /** Returns the short code of the new room. */

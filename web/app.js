@@ -1,4 +1,5 @@
-import { Chat, codeInAddress } from "./chat.js";
+import { codeInAddress, setAddress } from "./address.js";
+import { Chat } from "./chat.js";
 import { SignIn } from "./signin.js";
 import { Store, storageArea } from "./store.js";
 
@@ -49,9 +50,13 @@ class App {
   }
 
   #changedElsewhere(account) {
-    if (account?.token === (this.#token ?? undefined)) return;
-    if (account) this.#open(account);
-    else this.#close("You have logged out in another tab.");
+    if ((account?.token ?? null) === this.#token) return;
+    if (account) {
+      setAddress(""); // the room here is the other one's, who may not be in it
+      this.#open(account);
+    } else {
+      this.#close("You have logged out in another tab.");
+    }
   }
 }
 

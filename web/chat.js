@@ -1,3 +1,4 @@
+import { codeInAddress, codeOf, setAddress } from "./address.js";
 import { Composer } from "./composer.js";
 import { dayOf } from "./dates.js";
 import { FormDialog, copyField } from "./dialogs.js";
@@ -24,7 +25,7 @@ export class Chat {
   #dialogs = {};
   #listening = new AbortController();
   #render = oncePerFrame(() => this.#draw());
-  #banner = 0;
+  #bannerTimer = 0;
   #wasOpen = new WeakSet(); // rooms that have had a session
   #day = dayOf(Date.now());
   #clock = setInterval(() => this.#tick(), 30_000);
@@ -44,8 +45,8 @@ export class Chat {
         this.#session.current.discard(message);
         this.#composer.focus();
       },
+      onView: () => this.#viewChanged(),
     }, this.#listening.signal);
-    this.#timeline.onView = () => this.#viewChanged();
     this.#composer = new Composer(find("composer"), this.#session.store, {
       onSend: (body) => this.#session.current.send(body),
       onTyping: () => this.#session.current.sendTyping(),
@@ -74,7 +75,7 @@ export class Chat {
   close() {
     this.#listening.abort();
     clearInterval(this.#clock);
-    clearTimeout(this.#banner);
+    clearTimeout(this.#bannerTimer);
     this.#session.stop();
     this.#session.select(null);
     for (const dialog of Object.values(this.#dialogs)) dialog.close();
@@ -82,6 +83,7 @@ export class Chat {
     this.#timeline.show(null);
     this.#composer.show(null);
     this.#sidebar.update([], null);
+    setText(find("announcer"), "");
     setText(find("banner"), "");
     notify("");
     find("chat").hidden = true;
@@ -101,7 +103,8 @@ export class Chat {
 
     on(window, "hashchange", () => this.#route());
     on(window, "online", () => this.#comeBack());
-    on(window, "offline", this.#render);
+    on(window, "offline", () => this.#session.refresh()); // a server on this machine is still there
+    on(window, "resize", () => this.#composer.fit());
     on(window, "pageshow", (event) => event.persisted && this.#comeBack());
     on(document, "visibilitychange", () => {
       if (document.hidden) return;
@@ -117,7 +120,7 @@ export class Chat {
     click("delete-room", () => this.#deleteRoom());
     click("log-out", () => this.#logOut());
     click("jump", () => {
-      this.#session.current.loadEnd();
+      this.#session.current.showEnd();
       this.#timeline.update();
       this.#composer.focus();
     });
@@ -164,15 +167,20 @@ export class Chat {
       return;
     }
     this.#open(null);
+    const left = () => codeInAddress() !== code || this.#listening.signal.aborted;
     try {
       // A room without a password is entered at once; a member too, of a room that the list does not have yet.
       await this.#session.join(code, "");
     } catch (error) {
-      if (codeInAddress() !== code || this.#listening.signal.aborted) return;
+      if (left()) return;
       const denied = error.code === "ROOM_ACCESS_DENIED";
-      if (!(await this.#joinRoom(code, denied ? "" : error.message)) && codeInAddress() === code) setAddress("");
+      const joined = await this.#joinRoom(code, denied ? "" : error.message);
+      if (!joined && !left()) {
+        setAddress("");
+        this.#focusRooms();
+      }
     }
-    this.#route();
+    if (!left()) this.#route();
   }
 
   #open(room) {
@@ -225,6 +233,7 @@ export class Chat {
     setText(find("invite-copied"), "");
     find("invite-link").value = new URL(`/#${code}`, location.href).href;
     find("invite-dialog").showModal();
+    find("copy-invite").focus();
   }
 
   async #deleteRoom() {
@@ -245,6 +254,12 @@ export class Chat {
     if (this.#session.current !== room) return;
     setAddress("");
     this.#route();
+    this.#focusRooms();
+  }
+
+  // Where the keyboard goes on when what had it is gone.
+  #focusRooms() {
+    (find("room-list").querySelector("a") ?? find("create-room")).focus();
   }
 
   async #logOut() {
@@ -293,24 +308,25 @@ export class Chat {
     setText(find("room-code"), room.code);
     find("delete-room").hidden = !room.owned;
     find("timeline").ariaLabel = `Messages in ${room.name}`;
-    find("start").dataset.state = !room.loaded || room.stretch.first > 1 ? "loading" : "beginning";
+    find("start").dataset.state = !room.history.loaded || room.history.stretch.first > 1 ? "loading" : "beginning";
     setText(find("start-title"), `This is the beginning of ${room.name}`);
     setText(find("typing"), typingText(room.typing));
     this.#drawPresent(room);
   }
 
-  #drawPresent({ present, isOwn }) {
+  #drawPresent({ present }) {
     const count = present?.length ?? 0;
     setText(find("present-count"), present ? String(count) : "");
-    find("show-present").ariaLabel = present ? `${count} present` : "Who is present";
+    find("show-present").ariaLabel = present ? `Who is here: ${count}` : "Who is here";
     const list = find("present-list");
     const names = (present ?? []).slice(0, mostNames);
     const key = names.join(" ") + count;
     if (list.dataset.key === key) return;
     list.dataset.key = key;
     const own = this.#session.userName.toLowerCase();
+    const quieter = (text) => el("span", { className: "quieter" }, text);
     list.replaceChildren(
-      ...names.map((name) => el("li", {}, name, ...(name.toLowerCase() === own ? [el("span", { className: "quieter" }, " (you)")] : []))),
+      ...names.map((name) => el("li", {}, name, name.toLowerCase() === own ? quieter(" (you)") : "")),
     );
     if (count > names.length) list.append(el("li", { className: "quieter" }, `and ${count - names.length} more`));
   }
@@ -319,7 +335,8 @@ export class Chat {
     const room = this.#session.current;
     const { scrollHeight, clientHeight, scrollTop } = find("timeline");
     find("start").inert = scrollTop > find("start").clientHeight; // the Tab key is not to scroll there from afar
-    const away = room?.loaded && !this.#timeline.atEnd && (!room.complete || scrollHeight - clientHeight - scrollTop > 120);
+    const far = !room?.history.complete || scrollHeight - clientHeight - scrollTop > 120;
+    const away = room?.history.loaded && !this.#timeline.atEnd && far;
     find("jump").hidden = !away;
     if (!away) return;
     const { unread } = room;
@@ -330,37 +347,19 @@ export class Chat {
   #updateBanner() {
     const { current, unreachable } = this.#session;
     if (current?.connection === "open") this.#wasOpen.add(current);
-    const away = current ? current.connection !== "open" : unreachable;
+    const away = unreachable || (current && current.connection !== "open");
     const banner = find("banner");
     if (!away) {
-      clearTimeout(this.#banner);
-      this.#banner = 0;
+      clearTimeout(this.#bannerTimer);
+      this.#bannerTimer = 0;
       setText(banner, "");
     } else if (banner.textContent) {
       setText(banner, awayText(current));
-    } else if (!this.#banner) {
+    } else if (!this.#bannerTimer) {
       const wait = current && !this.#wasOpen.has(current) && navigator.onLine ? firstBannerAfter : bannerAfter;
-      this.#banner = setTimeout(() => setText(banner, awayText(this.#session.current)), wait);
+      this.#bannerTimer = setTimeout(() => setText(banner, awayText(this.#session.current)), wait);
     }
   }
-}
-
-function codeOf(text) {
-  const given = text.trim();
-  return given.slice(given.lastIndexOf("#") + 1).toUpperCase();
-}
-
-/** The code of the room that the address names, or "". */
-export function codeInAddress() {
-  try {
-    return codeOf(decodeURIComponent(location.hash));
-  } catch {
-    return ""; // not a link of ours
-  }
-}
-
-function setAddress(code) {
-  history.replaceState(null, "", code ? `#${code}` : location.pathname);
 }
 
 function notify(text) {

@@ -28,7 +28,7 @@ export class Composer {
     this.#room = room;
     this.#input.placeholder = room ? `Message ${room.name}` : "";
     this.#input.value = room ? this.#drafts.draft(room.code) : "";
-    this.#fit();
+    this.fit();
   }
 
   focus() {
@@ -56,18 +56,19 @@ export class Composer {
     if (!this.#room || !body) return;
     this.#input.value = "";
     this.#drafts.setDraft(this.#room.code, "");
-    this.#fit();
+    this.fit();
     this.#handlers.onSend(body);
     this.focus();
   }
 
   #written() {
     this.#drafts.setDraft(this.#room.code, this.#input.value);
-    this.#fit();
+    this.fit();
     if (this.#input.value.trim()) this.#handlers.onTyping();
   }
 
-  #fit() {
+  /** Makes the field as high as what is in it. */
+  fit() {
     this.#input.style.height = "auto";
     this.#input.style.height = `${Math.min(this.#input.scrollHeight, innerHeight * tallest)}px`;
     this.#form.dataset.empty = String(!this.#input.value.trim());

@@ -2,6 +2,8 @@ const firstWait = 500; // ms, doubled with every try
 const longestWait = 10_000;
 const patience = 10_000; // ms for a session to open
 const settled = 10_000; // ms that a session lasts before the waits begin anew
+const reasons = { 1009: "BODY_TOO_LARGE", 4404: "ROOM_DELETED" }; // of close codes, where none is told
+const nothingToComeBackTo = ["ROOM_ACCESS_DENIED", "ROOM_DELETED", "ROOM_NOT_FOUND", "ACCOUNT_DISABLED"];
 const atLeast = { RATE_LIMITED: 2_000, STORAGE_FULL: 5_000 };
 
 /**
@@ -13,7 +15,8 @@ const atLeast = { RATE_LIMITED: 2_000, STORAGE_FULL: 5_000 };
  * - `received(events)` handles a frame, and returns false when it does not follow the cursor: then the session
  *   is resumed;
  * - `changed()` tells that `state` is another; at "open" it is time to send what is not acknowledged;
- * - `ended(code)` tells that there is nothing to come back to: the room or the log-in is gone.
+ * - `ended(error)` tells that there is nothing to come back to, as the room or the log-in is gone: `error` is an
+ *   ApiError, or has its `code` alone.
  */
 export class Connection {
   /** "stopped", "connecting", "open" or "waiting" (for the next try). */
@@ -66,11 +69,8 @@ export class Connection {
       token = await this.#handlers.token(this.#refused);
     } catch (error) {
       if (run !== this.#run) return;
-      if (error.tokenRefused || ["ROOM_ACCESS_DENIED", "ROOM_DELETED", "ROOM_NOT_FOUND", "ACCOUNT_DISABLED"].includes(error.code)) {
-        this.#end(error);
-      } else {
-        this.#wait(error.code);
-      }
+      if (error.tokenRefused || nothingToComeBackTo.includes(error.code)) this.#end(error);
+      else this.#wait(error.code);
       return;
     }
     if (run !== this.#run) return;
@@ -84,7 +84,7 @@ export class Connection {
       socket.send(JSON.stringify({ token, start: { afterSeq: String(this.#handlers.cursor()) } }));
     };
     socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.#closed(code, reason.split(":")[0]);
+    socket.onclose = ({ code, reason }) => this.#closed(code, reason.split(":")[0] || (reasons[code] ?? ""));
   }
 
   #receive(data) {
@@ -103,11 +103,11 @@ export class Connection {
 
   #closed(code, reason) {
     if (code === 4404) {
-      this.#end({ code: "ROOM_DELETED" });
+      this.#end({ code: reason });
       return;
     }
     this.#refused = code === 4401;
-    this.#wait(code === 1009 ? "TOO_LARGE" : reason);
+    this.#wait(reason);
   }
 
   #end(error) {

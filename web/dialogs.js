@@ -20,7 +20,11 @@ export class FormDialog {
       this.#send();
     };
     this.#form.querySelector("[value=cancel]").onclick = () => dialog.close();
-    dialog.onclose = () => this.#resolve?.(false);
+    dialog.onclose = () => {
+      if (dialog.open) return; // the event comes late, and the dialog has been opened for something else
+      this.#form.reset(); // no password is to stay on the page
+      this.#resolve?.(false);
+    };
   }
 
   /**

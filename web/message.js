@@ -50,6 +50,7 @@ export class Message {
   /** Takes over what the server made of it. */
   stored(event) {
     this.seq = Number(event.seq);
+    this.userName = event.userName; // as it was registered
     this.at = Date.parse(event.sentAt);
     this.day = dayOf(this.at);
     this.state = "sent";

@@ -1,14 +1,10 @@
 import * as api from "./api.js";
 import { Connection } from "./connection.js";
+import { History } from "./history.js";
 import { Message } from "./message.js";
-import { Stretch } from "./stretch.js";
 
-const page = 200; // messages asked for at once: the server's most
-const firstPage = 60; // messages that a room opens with, beside the unread ones
-const mostInMemory = 1_000; // messages of a room
-const mostUnread = page - firstPage; // with more, a room opens at the first unread message and not at its end
-const retryAfter = 2_500; // ms until a failed load of history is tried again
 const acknowledged = 12_000; // ms for an acknowledgement, before the session is taken for dead
+const deliveryTakes = 4_000; // ms within which a live session brings what the list of rooms tells of
 const typingLasts = 5_000; // ms
 const typingEvery = 2_500; // ms between two notes that the user types
 const sameName = (a, b) => a.toLowerCase() === b.toLowerCase();
@@ -16,22 +12,24 @@ const sameName = (a, b) => a.toLowerCase() === b.toLowerCase();
 /**
  * One room of the user: what is known of it, its session, and the messages to send.
  *
- * Events: "change" after anything that can be seen, "opened" when its session is, "arrived" (with `messages`, those of others that came live),
- * "ended" (with `error`, an ApiError or `{ code: "ROOM_DELETED" }`) when there is nothing to come back to.
+ * Events: "change" after anything that can be seen, "opened" when its session is, "arrived" (with `messages`, those of
+ * others that came live), "ended" (with `error`, as a Connection tells it) when there is nothing to come back to.
  */
 export class Room extends EventTarget {
   code;
   name;
   owner;
-  /** The newest seq that is known of. */
-  lastSeq = 0;
+  /** What is stored. */
+  history = new History({
+    page: (beforeSeq, limit) => this.#call((token, code) => api.listMessages(token, code, beforeSeq, limit)),
+    stored: (message) => this.#acknowledge(message),
+    changed: () => this.#changed(),
+    ended: (error) => this.#end(error),
+  });
   /** The last seq that the user has seen. */
   readSeq;
   /** The line "new messages" stands after this seq; null: there is none. */
   lineAfter = null;
-  /** The history in memory. Before `loaded` there is none. */
-  stretch = new Stretch();
-  loaded = false;
   /** What was written and is not stored yet, oldest first. */
   outbox = [];
   /** The names of those present, sorted, or null before they are known. */
@@ -41,16 +39,14 @@ export class Room extends EventTarget {
 
   #user;
   #store;
-  #token = null;
+  #token = null; // a promise: one call for all who need it
   #cursor;
   #connection;
-  #watched = false; // shown to the user: presence and typing matter
-  #loading = 0; // the number of the load that is under way, 0 for none
-  #loads = 0;
-  #retry = 0;
+  #shown = false; // to the user: presence and typing matter
   #typing = new Map(); // user name → timer
-  #typed = 0;
-  #overdue = 0;
+  #typedAt = 0;
+  #acknowledgeTimer = 0;
+  #deliveryTimer = 0;
 
   /** `user` has `userName` and `token`, `store` is the member's; `listed` is the room as GET /rooms tells it. */
   constructor(listed, user, store) {
@@ -59,9 +55,9 @@ export class Room extends EventTarget {
     this.#user = user;
     this.#store = store;
     this.update(listed);
-    this.#cursor = this.lastSeq;
+    this.#cursor = this.history.lastSeq;
     this.readSeq = store.readSeq(this.code);
-    if (this.readSeq === null) this.#setRead(this.lastSeq);
+    if (this.readSeq === null) this.#setRead(this.#cursor);
     this.outbox = store.outbox(this.code).map((written) => new Message({ seq: null, state: "pending", ...written }));
     this.#connection = new Connection({
       token: (refused) => this.#roomToken(refused),
@@ -73,7 +69,7 @@ export class Room extends EventTarget {
   }
 
   get unread() {
-    return Math.max(0, this.lastSeq - this.readSeq);
+    return Math.max(0, this.history.lastSeq - this.readSeq);
   }
 
   get owned() {
@@ -81,15 +77,11 @@ export class Room extends EventTarget {
   }
 
   /** The messages that the timeline shows. */
-  get shown() {
+  get messages() {
+    const { stretch, loaded, complete } = this.history;
     // The message before the first one is only there to tell how that one looks: whose it follows, and on which day.
-    const stored = this.stretch.first > 1 ? this.stretch.list.slice(1) : this.stretch.list;
-    return this.complete || !this.loaded || this.view?.atEnd ? stored.concat(this.outbox) : stored;
-  }
-
-  /** Whether the history in memory reaches the newest message. */
-  get complete() {
-    return this.loaded && this.stretch.last >= this.lastSeq;
+    const stored = stretch.first > 1 ? stretch.list.slice(1) : stretch.list;
+    return complete || !loaded || this.view?.atEnd ? stored.concat(this.outbox) : stored;
   }
 
   get connection() {
@@ -114,23 +106,26 @@ export class Room extends EventTarget {
   update(listed) {
     this.name = listed.room_name;
     this.owner = listed.owner;
-    this.lastSeq = Math.max(this.lastSeq, listed.last_seq ?? 0);
+    this.history.know(listed.last_seq ?? 0);
     this.#changed();
-  }
-
-  /** Uses a room token that is already there. */
-  useToken(token) {
-    this.#token = token;
   }
 
   connect() {
     // What came while there was no session is fetched as history, when it is looked at.
-    if (this.connection === "stopped" && !this.loaded) this.#cursor = this.lastSeq;
+    if (this.connection === "stopped" && !this.history.loaded) this.#cursor = this.history.lastSeq;
     this.#connection.start();
   }
 
   disconnect() {
+    clearTimeout(this.#acknowledgeTimer);
+    this.#clearDelivery();
+    this.history.stop();
     this.#connection.stop();
+  }
+
+  /** Resumes the session, which may have died without a sign. */
+  resume() {
+    this.#connection.resume();
   }
 
   /** Tries at once to come back, as there is a sign that it may work. */
@@ -138,19 +133,23 @@ export class Room extends EventTarget {
     this.#connection.hurry();
   }
 
-  /** Resumes the session if it has not brought what GET /rooms told of a while ago. */
-  checkAlive(seqThen) {
-    if (this.#cursor < seqThen) this.#connection.resume();
+  /** Resumes the session if it does not bring soon what is known of now. */
+  checkAlive() {
+    const { lastSeq } = this.history;
+    if (this.connection !== "open" || this.#cursor >= lastSeq || this.#deliveryTimer) return;
+    this.#deliveryTimer = setTimeout(() => {
+      this.#deliveryTimer = 0;
+      if (this.#cursor < lastSeq) this.#connection.resume();
+    }, deliveryTakes);
   }
 
   /** The user looks at the room from now on. */
   enter() {
-    this.#watched = true;
+    this.#shown = true;
     this.lineAfter = this.unread ? this.readSeq : null;
     if (this.unread) {
-      this.view = null;
-      const { first, last } = this.stretch;
-      if (this.readSeq + 1 < first || this.readSeq + 1 > last) this.loaded = false;
+      this.keepView(null);
+      this.history.require(this.readSeq + 1);
     }
     this.#loadPresent();
     this.#changed();
@@ -158,9 +157,19 @@ export class Room extends EventTarget {
 
   /** The user looks elsewhere. */
   leave() {
-    this.#watched = false;
-    for (const timer of this.#typing.values()) clearTimeout(timer);
-    this.#typing.clear();
+    this.#shown = false;
+    this.#clearTyping();
+  }
+
+  /** Keeps where the timeline stands. */
+  keepView(view) {
+    this.view = view;
+  }
+
+  /** Moves the timeline to the newest message. */
+  showEnd() {
+    this.keepView({ atEnd: true });
+    this.history.loadEnd();
   }
 
   /** Takes note that the user has seen everything up to a seq. */
@@ -182,14 +191,13 @@ export class Room extends EventTarget {
 
   /** Sends a message: it stands in the outbox until its event comes back. */
   send(body) {
-    const message = Message.written(this.#user.userName, body);
+    const message = Message.written(this.#user.userName, body.toWellFormed()); // half a character would be no JSON
     this.outbox.push(message);
     this.#keep(message);
     this.lineAfter = null;
-    this.#typed = 0;
+    this.#typedAt = 0;
     this.#post(message);
-    if (this.complete) this.view = { atEnd: true };
-    else this.loadEnd();
+    this.showEnd();
     this.#changed();
   }
 
@@ -201,8 +209,8 @@ export class Room extends EventTarget {
 
   /** Tells the others that the user types. */
   sendTyping() {
-    if (Date.now() - this.#typed < typingEvery) return;
-    this.#typed = Date.now();
+    if (Date.now() - this.#typedAt < typingEvery) return;
+    this.#typedAt = Date.now();
     this.#connection.send({ typing: true });
   }
 
@@ -217,10 +225,16 @@ export class Room extends EventTarget {
 
   #post(message) {
     this.#connection.send({ body: message.body, clientMessageId: message.id });
-    clearTimeout(this.#overdue);
-    this.#overdue = setTimeout(() => {
+    clearTimeout(this.#acknowledgeTimer);
+    this.#acknowledgeTimer = setTimeout(() => {
       if (this.outbox.some(({ state }) => state === "pending")) this.#connection.resume();
     }, acknowledged);
+  }
+
+  // History too can tell that a message is stored: it came while the page was closed or reloaded.
+  #acknowledge(message) {
+    const written = this.outbox.find(({ id }) => id === message.id);
+    if (written && this.isOwn(message)) this.#settle(written);
   }
 
   #reject(message, reason) {
@@ -231,8 +245,13 @@ export class Room extends EventTarget {
 
   async #roomToken(refused) {
     if (refused) this.#token = null;
-    this.#token ??= await api.joinRoom(this.#user.token, this.code, "");
-    return this.#token;
+    const token = (this.#token ??= api.joinRoom(this.#user.token, this.code, ""));
+    try {
+      return await token;
+    } catch (error) {
+      if (this.#token === token) this.#token = null;
+      throw error;
+    }
   }
 
   // A call with the room token, and once more with a new one when it was refused.
@@ -251,14 +270,28 @@ export class Room extends EventTarget {
       for (const message of this.outbox) {
         if (message.state === "pending") this.#post(message);
       }
-      this.#retry = 0;
+      this.history.hurry();
       this.#loadPresent();
-    } else if (this.connectionReason === "TOO_LARGE") {
-      const pending = this.outbox.filter(({ state }) => state === "pending");
-      const longest = pending.reduce((a, b) => (a && a.body.length >= b.body.length ? a : b), null);
-      if (longest) this.#reject(longest, "The message is too long.");
+    } else {
+      this.#clearTyping();
+      this.#clearDelivery();
+      if (this.connection === "waiting") this.#rejectCause(this.connectionReason);
     }
     this.#changed();
+  }
+
+  // A message that ended the session would end it again and again, and the server could not tell which it was.
+  #rejectCause(reason) {
+    const pending = this.outbox.filter(({ state }) => state === "pending");
+    if (!pending.length) return;
+    const longest = pending.reduce((a, b) => (a.body.length >= b.body.length ? a : b));
+    if (reason === "BODY_TOO_LARGE") this.#reject(longest, "The message is too long.");
+    else if (reason === "INVALID_JSON") this.#reject(pending[0], "The server cannot read this message.");
+  }
+
+  #clearDelivery() {
+    clearTimeout(this.#deliveryTimer);
+    this.#deliveryTimer = 0;
   }
 
   #end(error) {
@@ -312,12 +345,7 @@ export class Room extends EventTarget {
     // Who writes has read what was there before, on whatever device.
     if (own) this.#setRead(Math.max(seq, this.readSeq));
     else arrived.push(message);
-    this.lastSeq = Math.max(this.lastSeq, seq);
-    const follows = this.view === null || this.view.atEnd;
-    if (this.loaded && seq === this.stretch.last + 1 && (follows || this.stretch.list.length < mostInMemory)) {
-      this.stretch.append([message]);
-      if (follows && this.stretch.list.length > 1.5 * mostInMemory) this.stretch.keepNewest(mostInMemory);
-    }
+    this.history.arrived(message, this.view === null || this.view.atEnd);
     return true;
   }
 
@@ -327,7 +355,7 @@ export class Room extends EventTarget {
   }
 
   #receivedTyping(userName) {
-    if (!this.#watched || sameName(userName, this.#user.userName)) return;
+    if (!this.#shown || sameName(userName, this.#user.userName)) return;
     clearTimeout(this.#typing.get(userName));
     const timer = setTimeout(() => {
       this.#stopTyping(userName);
@@ -341,107 +369,18 @@ export class Room extends EventTarget {
     this.#typing.delete(userName);
   }
 
+  #clearTyping() {
+    for (const userName of this.#typing.keys()) this.#stopTyping(userName);
+  }
+
   async #loadPresent() {
-    if (!this.#watched || this.connection !== "open") return;
+    if (!this.#shown || this.connection !== "open") return;
     try {
       this.present = (await this.#call(api.listPresent)).sort(byName);
       this.#changed();
     } catch {
       // The session goes on telling who comes and goes; the list is asked for again when it is resumed.
     }
-  }
-
-  /** Loads what the user came for: the first unread messages, or the end. Does nothing while a load is under way. */
-  loadStart() {
-    if (this.loaded || this.#loading) return;
-    const { unread, readSeq } = this;
-    const begin = (messages) => this.#begin(messages);
-    if (unread > mostUnread) this.#load(() => this.#page(readSeq + mostUnread, page), begin);
-    else this.#load(() => this.#page(0, unread + firstPage), begin);
-  }
-
-  /** Loads the end, whatever is in memory now, and moves the view there. */
-  loadEnd() {
-    this.view = { atEnd: true };
-    if (this.complete) return;
-    this.#loading = 0; // what is under way is of no use now
-    this.#load(() => this.#page(0, firstPage), (messages) => this.#begin(messages));
-  }
-
-  /** Loads the messages before those in memory. Does nothing at the beginning, or while a load is under way. */
-  loadOlder() {
-    if (this.#loading || !this.loaded || this.stretch.first <= 1) return;
-    this.#load(() => this.#page(this.stretch.first, page), (older) => {
-      this.stretch.prepend(older);
-      this.stretch.keepOldest(mostInMemory);
-    });
-  }
-
-  /** Loads the messages after those in memory. Does nothing at the end, or while a load is under way. */
-  loadNewer() {
-    if (this.#loading || !this.loaded || this.complete) return;
-    if (this.view?.atEnd && this.lastSeq - this.stretch.last > page) {
-      this.loadEnd();
-      return;
-    }
-    this.#load(() => this.#pageAfter(this.stretch.last), (newer) => {
-      this.stretch.append(newer);
-      this.stretch.keepNewest(mostInMemory);
-    });
-  }
-
-  #begin(messages) {
-    this.stretch.replace(messages);
-    this.loaded = true;
-  }
-
-  async #load(fetch, use) {
-    if (Date.now() < this.#retry) return;
-    const load = (this.#loading = ++this.#loads);
-    let messages;
-    try {
-      messages = await fetch();
-    } catch (error) {
-      if (load !== this.#loading) return;
-      this.#loading = 0;
-      if (error.tokenRefused || error.code === "ROOM_DELETED") {
-        this.#end(error);
-        return;
-      }
-      this.#retry = Date.now() + retryAfter;
-      setTimeout(() => this.#changed(), retryAfter + 10); // who shows the room asks again then
-      return;
-    }
-    if (load !== this.#loading) return;
-    this.#loading = 0;
-    for (const message of messages) this.#acknowledge(message);
-    use(messages);
-    this.lastSeq = Math.max(this.lastSeq, this.stretch.last);
-    this.#changed();
-  }
-
-  // History too can tell that a message is stored: it came while the page was closed or reloaded.
-  #acknowledge(message) {
-    const written = this.outbox.find(({ id }) => id === message.id);
-    if (written && this.isOwn(message)) this.#settle(written);
-  }
-
-  async #page(beforeSeq, limit) {
-    const messages = await this.#call((token, code) => api.listMessages(token, code, beforeSeq, limit));
-    return messages.map(Message.fromHistory);
-  }
-
-  // Pages go backwards, and may be short: ask until the answer joins on.
-  async #pageAfter(seq) {
-    let before = Math.min(seq + page, this.lastSeq) + 1;
-    let messages = [];
-    while (before > seq + 1) {
-      const older = await this.#page(before, before - 1 - seq);
-      if (!older.length) break;
-      messages = older.concat(messages);
-      before = older[0].seq;
-    }
-    return messages;
   }
 
   #changed() {

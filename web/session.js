@@ -2,9 +2,9 @@ import * as api from "./api.js";
 import { Room } from "./room.js";
 
 const mostConnected = 30; // rooms with a session of their own
-const pollEvery = 30_000; // ms
+const pollEvery = 20_000; // ms
+const joinedUnseen = "The room was joined, but the server cannot be reached now. Try again in a moment.";
 const firstRetry = 1_000; // ms
-const deliveryTakes = 4_000; // ms within which a live session brings what the list of rooms tells of
 
 /**
  * The rooms of the user who is logged in.
@@ -107,7 +107,9 @@ export class Session extends EventTarget {
     clearTimeout(this.#timer);
     let wait = pollEvery;
     try {
-      this.#list(await api.listRooms(this.#token));
+      const listed = await api.listRooms(this.#token);
+      if (this.#stopped) return;
+      this.#list(listed);
       this.unreachable = false;
       this.#tries = 0;
     } catch (error) {
@@ -115,6 +117,10 @@ export class Session extends EventTarget {
       if (error.tokenRefused || error.code === "ACCOUNT_DISABLED") {
         this.#logOut(error);
         return;
+      }
+      // A browser does not tell of a network that has gone silent: what is not answered here is not there either.
+      if (!this.unreachable && error.code === "UNREACHABLE") {
+        for (const room of this.rooms.values()) room.resume();
       }
       this.unreachable = true;
       wait = Math.min(firstRetry * 2 ** this.#tries++, pollEvery) * (0.6 + 0.4 * Math.random());
@@ -134,7 +140,7 @@ export class Session extends EventTarget {
       const room = this.rooms.get(code);
       if (room) {
         room.update(info);
-        setTimeout(() => room.checkAlive(info.last_seq), deliveryTakes);
+        room.checkAlive();
       } else {
         this.#add(info);
       }
@@ -189,12 +195,11 @@ export class Session extends EventTarget {
 
   /** Joins a room and returns it. Rejects with an ApiError, ROOM_ACCESS_DENIED for no such room or a wrong password. */
   async join(code, password) {
-    const token = await this.#asUser(() => api.joinRoom(this.#token, code, password));
+    await this.#asUser(() => api.joinRoom(this.#token, code, password));
     this.#gone.delete(code);
     await this.refresh();
     const room = this.find(code);
-    if (!room) throw new api.ApiError(0, "UNREACHABLE", "The room was joined, but the server cannot be reached now. Try again in a moment.");
-    room.useToken(token);
+    if (!room) throw new api.ApiError(0, "UNREACHABLE", joinedUnseen);
     return room;
   }
 

@@ -27,7 +27,7 @@ export class Sidebar {
   }
 
   #add(room) {
-    const name = el("span", { className: "name" });
+    const name = el("span", { className: "name", dir: "auto" });
     const badge = el("span", { className: "badge" });
     const link = el("a", { href: `#${room.code}`, dataset: { code: room.code } }, name, badge);
     const parts = { item: el("li", {}, link), link, name, badge };

@@ -38,6 +38,7 @@ export class SignIn {
 
   hide() {
     this.#screen.hidden = true;
+    this.#form.reset(); // no password is to stay on the page
   }
 
   /** Names the room that the person is invited to. */

@@ -73,7 +73,7 @@ class MemberStore {
   }
 
   #key(kind, code = "") {
-    return `${kind}.${this.#user}.${code}`;
+    return `${kind}/${this.#user}/${code}`; // no name has a slash
   }
 
   /** The last seq read in a room, or null when this browser has never shown the room. */

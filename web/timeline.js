@@ -12,13 +12,10 @@ const lineAt = 96; // px below the top, where the line "new messages" stands whe
  * becomes known or is added above, the first message that is seen stays where it is, or the end stays at the
  * bottom if the reader is there.
  *
- * Where the reader is stands in `room.view`: `atEnd`, or the message (by identity, or by seq once that is no more in
- * memory) and how far below its top the window begins.
+ * Where the reader is, it keeps as the room's view: `atEnd`, or the message (by identity, or by seq once that is no
+ * more in memory) and how far below its top the window begins.
  */
 export class Timeline {
-  /** Called after each change of what is seen. */
-  onView = () => {};
-
   #scroller;
   #list;
   #actions;
@@ -26,7 +23,7 @@ export class Timeline {
   #rows = new Map(); // message → Row, those on the page
   #messages = new WeakMap(); // row's node → message
   #heights = new WeakMap(); // message → { height, look, measured }
-  #width = 0;
+  #width = 0; // of the list
   #items = [];
   #offsets = [0]; // of each item's top, from the top of the list, and of the end
   #base = 0; // the top of the list
@@ -34,7 +31,10 @@ export class Timeline {
   #render = oncePerFrame(() => this.#draw());
   #observer = new ResizeObserver((entries) => this.#resized(entries));
 
-  /** `scroller` scrolls and has `list` in it; `actions` are a Row's; `signal` ends it. */
+  /**
+   * `scroller` scrolls and has `list` in it; `actions` are a Row's, and `onView()`, called after each change of what is
+   * seen; `signal` ends it.
+   */
   constructor(scroller, list, actions, signal) {
     this.#scroller = scroller;
     this.#list = list;
@@ -79,12 +79,12 @@ export class Timeline {
     const room = this.#room;
     this.#top = top;
     const bottom = this.#scroller.scrollHeight - this.#scroller.clientHeight - top;
-    if (bottom <= atEndWithin && room.complete) {
-      room.view = { atEnd: true };
+    if (bottom <= atEndWithin && room.history.complete) {
+      room.keepView({ atEnd: true });
     } else if (this.#items.length) {
       const i = this.#indexAt(top);
       const message = this.#items[i];
-      room.view = { message, seq: message.seq, delta: top - this.#base - this.#offsets[i] };
+      room.keepView({ message, seq: message.seq, delta: top - this.#base - this.#offsets[i] });
     }
   }
 
@@ -103,12 +103,13 @@ export class Timeline {
   #draw() {
     const room = this.#room;
     if (!room) return;
-    if (!room.loaded) room.loadStart();
+    const { history } = room;
+    if (!history.loaded) history.loadStart(room.readSeq);
     this.#capture();
-    this.#items = room.shown;
+    this.#items = room.messages;
     const looks = this.#looks(room);
-    const opening = room.loaded && !room.view;
-    if (opening) room.view = this.#startOf(room);
+    const opening = history.loaded && !room.view;
+    if (opening) room.keepView(this.#startOf(room));
 
     // Measuring what an estimate put on the page can show that more, or other, messages belong there.
     for (let round = 0; round < 6; round++) {
@@ -122,20 +123,21 @@ export class Timeline {
     this.#top = this.#scroller.scrollTop;
 
     const { scrollHeight, clientHeight } = this.#scroller;
-    if (opening && room.complete && scrollHeight - clientHeight - this.#top <= atEndWithin) room.view = { atEnd: true };
-    if (room.loaded && clientHeight) {
-      if (this.#top < near) room.loadOlder();
-      if (scrollHeight - clientHeight - this.#top < near) room.loadNewer();
+    const below = scrollHeight - clientHeight - this.#top;
+    if (opening && history.complete && below <= atEndWithin) room.keepView({ atEnd: true });
+    if (history.loaded && clientHeight) {
+      if (this.#top < near) history.loadOlder();
+      if (below < near) history.loadNewer(this.atEnd);
       this.#see(clientHeight);
     }
-    this.onView();
+    this.#actions.onView();
   }
 
-  #looks(room) {
+  #looks({ history: { stretch }, lineAfter }) {
     const looks = new Uint8Array(this.#items.length);
-    let before = room.stretch.first > 1 ? room.stretch.list[0] : null;
+    let before = stretch.first > 1 ? stretch.list[0] : null;
     this.#items.forEach((message, i) => {
-      looks[i] = lookOf(message, before, room.lineAfter);
+      looks[i] = lookOf(message, before, lineAfter);
       before = message;
     });
     return looks;
@@ -143,7 +145,7 @@ export class Timeline {
 
   // Where a room opens: at the line "new messages" if it is in memory, else at the end.
   #startOf(room) {
-    const message = room.lineAfter === null ? null : room.stretch.at(room.lineAfter + 1);
+    const message = room.lineAfter === null ? null : room.history.stretch.at(room.lineAfter + 1);
     return message ? { message, seq: message.seq, delta: -lineAt } : { atEnd: true };
   }
 
@@ -162,7 +164,7 @@ export class Timeline {
   }
 
   #estimate({ body }, look) {
-    const perLine = Math.max(20, (Math.min(this.#width, 800) - 110) / 7.2);
+    const perLine = Math.max(20, (this.#width - 110) / 7.2);
     const lines = Math.ceil(body.length / perLine) + (body.match(/\n/g)?.length ?? 0);
     return 4 + lines * 22 + (look & DAY ? 52 : 0) + (look & LINE ? 36 : 0) + (look & NAME ? 36 : 0);
   }
@@ -243,7 +245,7 @@ export class Timeline {
   }
 
   #resized(entries) {
-    const width = this.#scroller.clientWidth;
+    const width = this.#list.clientWidth;
     if (width !== this.#width) {
       this.#width = width;
       this.#heights = new WeakMap();

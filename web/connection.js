@@ -102,8 +102,8 @@ export class Connection {
   }
 
   #closed(code, reason) {
-    if (code === 4404) {
-      this.#end({ code: "ROOM_DELETED" });
+    if (code === 4404 || code === 4409) {
+      this.#end({ code: code === 4404 ? "ROOM_DELETED" : "HISTORY_RESTORED" });
       return;
     }
     this.#refused = code === 4401;

@@ -17,7 +17,7 @@ const sameName = (a, b) => a.toLowerCase() === b.toLowerCase();
  * One room of the user: what is known of it, its session, and the messages to send.
  *
  * Events: "change" after anything that can be seen, "opened" when its session is, "arrived" (with `messages`, those of others that came live),
- * "ended" (with `error`, an ApiError or `{ code: "ROOM_DELETED" }`) when there is nothing to come back to.
+ * "ended" (with `error`, an ApiError or `{ code: "ROOM_DELETED" }` or `"HISTORY_RESTORED"`) when there is nothing to come back to.
  */
 export class Room extends EventTarget {
   code;
@@ -404,7 +404,7 @@ export class Room extends EventTarget {
     } catch (error) {
       if (load !== this.#loading) return;
       this.#loading = 0;
-      if (error.tokenRefused || error.code === "ROOM_DELETED") {
+      if (error.tokenRefused || ["ROOM_DELETED", "HISTORY_RESTORED"].includes(error.code)) {
         this.#end(error);
         return;
       }

@@ -537,7 +537,8 @@ func fill(t testing.TB, path string, messages int) {
 // with which a server starts.
 func TestKilledBackupAndRestore(t *testing.T) {
 	onlySQLite(t)
-	const kills, old, fresh = 8, 1500, 1000
+	t.Parallel()
+	const kills, old, fresh = 6, 1500, 1000
 	dir, backups := t.TempDir(), t.TempDir()
 	target := filepath.Join(dir, "grpcchatter.db")
 	fill(t, filepath.Join(backups, "data"), fresh)

@@ -59,6 +59,8 @@ func methodAccess() map[string]access {
 type caller struct {
 	user user
 	room roomClaims // of a room token
+	// restored: the token was made before the data was restored from a backup.
+	restored bool
 }
 
 type callerKey struct{}
@@ -73,6 +75,8 @@ func callerOf(ctx context.Context) caller {
 type claims struct {
 	jwt.RegisteredClaims
 	Version int64 `json:"ver"`
+	// History has to be that of the data, or that of the backup which it was restored from.
+	History string `json:"history,omitempty"`
 	roomClaims
 }
 
@@ -99,6 +103,7 @@ type auth struct {
 	now      func() time.Time
 	metrics  *metrics        // nil: none
 	stopped  context.Context // its end ends the streams that are no session
+	history  history         // of the data
 }
 
 func newAuth(st *store, log *slog.Logger, secret string, duration time.Duration) (*auth, error) {
@@ -129,6 +134,7 @@ func (a *auth) sign(audience string, u user, room roomClaims) (string, error) {
 			ExpiresAt: jwt.NewNumericDate(now.Add(a.duration + time.Second - 1)), // a JWT has whole seconds: not less
 		},
 		Version:    u.Version,
+		History:    a.history.ID,
 		roomClaims: room,
 	}).SignedString(a.keys[audience])
 }
@@ -140,14 +146,37 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	_, err = jwt.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) { return a.keys[audience], nil },
 		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithAudience(audience),
 		jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithTimeFunc(a.now))
-	if errors.Is(err, jwt.ErrTokenExpired) {
-		return c, errTokenExpired
-	} else if err != nil {
+	expired := errors.Is(err, jwt.ErrTokenExpired)
+	if err != nil && !expired {
 		return c, errTokenInvalid
+	}
+	c.restored = cl.History != a.history.ID
+	// Who has a room token has a position in the room too. With a new token, nobody would see that it is of before.
+	tooOld := errTokenInvalid
+	if c.restored && audience == audienceRoom {
+		tooOld = errHistoryRestored
+	}
+	switch {
+	case c.restored && cl.History != a.history.From:
+		return c, tooOld
+	case expired && tooOld == errHistoryRestored:
+		return c, tooOld
+	case expired:
+		return c, errTokenExpired
 	}
 	id, err := strconv.ParseInt(cl.Subject, 10, 64)
 	if err != nil {
 		return c, errTokenInvalid
+	}
+	if c.restored {
+		switch {
+		case id > a.history.LastUser: // the account is lost, and another one may have its number
+			return c, errTokenInvalid
+		case cl.RoomID > a.history.LastRoom:
+			return c, errRoomDeleted
+		case cl.Version > a.history.LastVersion:
+			return c, tooOld
+		}
 	}
 	u, err := a.store.userByID(ctx, id)
 	switch {
@@ -156,7 +185,7 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	case err != nil:
 		return c, err
 	case u.Version != cl.Version || u.Disabled:
-		return c, errTokenInvalid
+		return c, tooOld
 	}
 	if audience == audienceRoom {
 		room, err := a.store.roomByID(ctx, cl.RoomID, u.ID)
@@ -170,7 +199,7 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 		}
 	}
 	u.Hash = "" // a stream keeps the rest for as long as it lives
-	return caller{user: u, room: cl.roomClaims}, nil
+	return caller{user: u, room: cl.roomClaims, restored: c.restored}, nil
 }
 
 // unchanged returns errTokenInvalid if u is not what the database has any more.

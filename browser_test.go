@@ -113,6 +113,10 @@ func eval[T any](p *page, expression string, opts ...chromedp.EvaluateOption) T 
 	ctx, cancel := context.WithTimeout(p.ctx, pagePatience)
 	defer cancel()
 	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, opts...))
+	for err != nil && strings.Contains(err.Error(), "navigated or closed") && ctx.Err() == nil { // it loads itself anew
+		time.Sleep(30 * time.Millisecond)
+		v, err = chromedp.Run(ctx, chromedp.Evaluate[T](expression, opts...))
+	}
 	if err != nil {
 		p.t.Fatalf("%s: %s: %v", p.name, expression, err)
 	}

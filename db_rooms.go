@@ -68,6 +68,11 @@ func (s *store) roomWhere(ctx context.Context, where string, userID int64, key a
 	return r, err
 }
 
+// roomAfter finds the first room with an id above one, as nobody sees it. errNotFound: there is none.
+func (s *store) roomAfter(ctx context.Context, id int64) (roomRow, error) {
+	return s.roomWhere(ctx, `r.id > $2 ORDER BY r.id LIMIT 1`, 0, id)
+}
+
 // roomsOf lists the rooms that a user is a member of, by name.
 func (s *store) roomsOf(ctx context.Context, userID int64) (rooms []roomRow, err error) {
 	err = s.each(ctx, func(rows *sql.Rows) error {

@@ -41,6 +41,7 @@ var (
 	errRoomNotFound        = &apiError{"ROOM_NOT_FOUND", codes.NotFound, 404, "There is no room with this short code, or you are not a member of it.", 0, ""}
 	errNotOwner            = &apiError{"NOT_OWNER", codes.PermissionDenied, 403, "Only the owner of the room or an administrator may do this.", 0, ""}
 	errRoomDeleted         = &apiError{"ROOM_DELETED", codes.NotFound, 404, "The room was deleted.", 0, ""}
+	errHistoryRestored     = &apiError{"HISTORY_RESTORED", codes.FailedPrecondition, 409, "The server was restored from a backup that ends before what you have of this room: join it again, and begin anew.", 0, ""}
 	errInvalidField        = &apiError{"INVALID_FIELD", codes.InvalidArgument, 400, "An argument breaks a rule.", 0, ""}
 	errInvalidJSON         = &apiError{"INVALID_JSON", codes.InvalidArgument, 400, "The body must be one JSON object with the fields of this call.", 0, ""}
 	errBodyTooLarge        = &apiError{"BODY_TOO_LARGE", codes.InvalidArgument, 413, "The body is too large.", 0, ""}

@@ -131,6 +131,7 @@ func TestErrorTable(t *testing.T) {
 		{errRoomNotFound, codes.NotFound, 404, "ROOM_NOT_FOUND"},
 		{errNotOwner, codes.PermissionDenied, 403, "NOT_OWNER"},
 		{errRoomDeleted, codes.NotFound, 404, "ROOM_DELETED"},
+		{errHistoryRestored, codes.FailedPrecondition, 409, "HISTORY_RESTORED"},
 		{invalid("x", "A rule."), codes.InvalidArgument, 400, "INVALID_FIELD"},
 		{retryIn(1500 * time.Millisecond), codes.ResourceExhausted, 429, "RATE_LIMITED"},
 		{errOverloaded, codes.Unavailable, 503, "OVERLOADED"},

@@ -38,6 +38,9 @@ type commands struct {
 	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run the server. This is what grpcchatter does without a command."`
 	Chat    chatCommand    `cmd:"" help:"Chat in the terminal."`
 	User    userCommand    `cmd:"" help:"Look after accounts, beside a running server."`
+	Backup  backupCommand  `cmd:"" help:"Write a backup of all data into a new file, beside a running server."`
+	Restore restoreCommand `cmd:"" help:"Put a backup in the place of the data."`
+	Export  exportCommand  `cmd:"" help:"Print messages as lines of JSON, beside a running server."`
 	Migrate migrateCommand `cmd:"" help:"Copy all data from one database to another, such as from SQLite to PostgreSQL."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }

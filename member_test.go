@@ -22,6 +22,8 @@ type member struct {
 	code  string // of the room
 	token string // of the room
 	key   string // begins its client_message_ids; its own alone
+	// rejoin, if not nil, returns a new token for one that is not valid any more.
+	rejoin func() string
 
 	mu     sync.Mutex // guards the fields below
 	more   *sync.Cond // when outbox grows
@@ -53,6 +55,9 @@ func (m *member) say() {
 func (m *member) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := m.session(ctx)
+		if reason, _ := reasonOf(err); reason == "TOKEN_INVALID" && m.rejoin != nil {
+			m.token = m.rejoin()
+		}
 		m.mu.Lock()
 		m.ends = append(m.ends, err)
 		m.mu.Unlock()

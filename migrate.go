@@ -93,7 +93,7 @@ func (c *migrateCommand) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(std.out, report)
+	_, err = io.WriteString(std.out, report+"Both databases hold the same. The server can now be started with DATABASE_URL naming the new one.\n")
 	return err
 }
 
@@ -169,7 +169,7 @@ func copyAll(ctx context.Context, from, to *store, progress io.Writer) (report s
 		return "", fmt.Errorf("the answer to COMMIT was an error: look into the database %s before another try: %w", to.place, to.describe(err))
 	}
 	_ = w.Flush() // to a strings.Builder
-	return b.String() + "Both databases hold the same. The server can now be started with DATABASE_URL naming the new one.\n", nil
+	return b.String(), nil
 }
 
 // prepareTarget makes the schema, or checks that its tables are empty.

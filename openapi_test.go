@@ -170,6 +170,12 @@ func TestOpenAPI(t *testing.T) {
 	if expired["room"], err = past.roomToken(user{ID: 1}, roomClaims{RoomID: 1, Code: room}); err != nil {
 		t.Fatal(err)
 	}
+	lost := tokenMaker(t, testSecret)
+	lost.history.ID = "of before a restore"
+	restored, err := lost.roomToken(user{ID: 1}, roomClaims{RoomID: 1, Code: room})
+	if err != nil {
+		t.Fatal(err)
+	}
 	messages, users := "/rooms/"+room+"/messages", "/rooms/"+room+"/users"
 
 	// What needs a token.
@@ -183,6 +189,7 @@ func TestOpenAPI(t *testing.T) {
 	for id, path := range map[string]string{"listUsers": users, "listMessages": messages, "postMessage": messages} {
 		want(401, "TOKEN_MISSING", call(p, id, path, "", "{}"))
 		want(401, "TOKEN_EXPIRED", call(p, id, path, expired["room"], "{}"))
+		want(409, "HISTORY_RESTORED", call(p, id, path, restored, "{}"))
 		for _, bad := range []string{"x", owner, otherRoom, memberRoom + "x"} {
 			want(401, "TOKEN_INVALID", call(p, id, path, bad, "{}"))
 		}

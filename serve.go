@@ -122,6 +122,9 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
+	if auth.history, err = s.store.history(ctx); err != nil {
+		return nil, err
+	}
 	auth.stopped, auth.metrics = s.stopped, s.metrics
 	passwords := newPasswords()
 	var limits limits

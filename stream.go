@@ -63,7 +63,7 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 	opened := make(chan struct{})
 	s.readers.Go(func() { st.read(first, opened) })
 
-	seq, resumed := callerOf(ctx).room.Seq, false
+	var afterSeq *uint64
 	if !original {
 		timeout := time.NewTimer(openTimeout)
 		select {
@@ -74,9 +74,8 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 				return nil // it had nothing to say
 			case req.err != nil:
 				return req.err
-			case req.afterSeq != nil:
-				seq, resumed = *req.afterSeq, true
 			}
+			afterSeq = req.afterSeq
 		case <-timeout.C:
 			return errNotOpened()
 		case <-s.auth.stopped.Done():
@@ -88,7 +87,7 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 	var session *session
 	var err error
 	aside(func() {
-		if session, err = s.open(ctx, seq, original); err == nil {
+		if session, err = s.open(ctx, afterSeq, original); err == nil {
 			err = t.opened()
 		}
 	})
@@ -98,7 +97,7 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 	if err != nil {
 		return err
 	}
-	st.openedAt = s.metrics.sessionOpened(t.name(), resumed)
+	st.openedAt = s.metrics.sessionOpened(t.name(), afterSeq != nil)
 	defer s.metrics.sessionClosed(t.name())
 	st.session = session
 	close(opened)
@@ -116,9 +115,26 @@ func errNotOpened() error {
 	return invalid("start", fmt.Sprintf("The first ChatRequest did not come within %d s.", openTimeout/time.Second))
 }
 
-// open opens a session behind seq for the caller.
-func (s *chatServer) open(ctx context.Context, seq uint64, original bool) (*session, error) {
+// open opens a session for the caller: behind afterSeq or, if that is nil, behind the join.
+func (s *chatServer) open(ctx context.Context, afterSeq *uint64, original bool) (*session, error) {
 	c := callerOf(ctx)
+	seq := c.room.Seq
+	if afterSeq != nil {
+		seq = *afterSeq
+	}
+	if c.restored {
+		last, err := s.store.restoredSeq(ctx, c.room.RoomID)
+		switch {
+		case err != nil:
+			return nil, err
+		case afterSeq == nil:
+			seq = min(seq, last)
+		case seq > last: // the messages from last on are others than those that it has
+			return nil, errHistoryRestored
+		default: // with a new token it goes on there, and what it gets then is known to be of now
+			return nil, errTokenInvalid
+		}
+	}
 	session, err := s.hub.enter(ctx, c.room.RoomID, c.user, seq, original)
 	if errors.Is(err, errNotFound) {
 		return nil, errRoomDeleted

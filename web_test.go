@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -382,4 +383,39 @@ func TestPageTokenExpires(t *testing.T) {
 	ann.click("#sign-in-submit")
 	ann.awaitText("#room-list", "Short")
 	ann.wantQuiet("401 (Unauthorized)")
+}
+
+// After a restore the page shows what the server has, and not what it knew of what is lost: other messages have those
+// seqs now.
+func TestPageAfterRestore(t *testing.T) {
+	t.Parallel()
+	b := startBrowser(t)
+	s := startServer(t)
+	p := b.open("ann", "http://"+s.addr+"/")
+	p.register("ann")
+	_, code, _ := strings.Cut(p.createRoom("Tea", "room"), "#")
+	api := pb.NewGRPCChatterClient(s.connect())
+	ben := s.login("ben")
+	joinRoom(t, api, ben, code)
+	p.say("one")
+	eventually(t, patience, "a message", func() bool { return len(p.messages()) == 1 })
+	file := filepath.Join(t.TempDir(), "backup")
+	mustRun(t, s.dir, "", "backup", file)
+	for _, lost := range []string{"two", "three"} {
+		p.say(lost)
+	}
+	eventually(t, patience, "three messages", func() bool { return len(p.messages()) == 3 })
+	s.kill()
+	s.restoreHere(file)
+	s.start()
+	token := joinRoom(t, api, ben, code)
+	if a := s.call("POST", "/rooms/"+code+"/messages", token, `{"body":"anew"}`); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	shows := func(want ...string) func() bool {
+		return func() bool { return slices.Equal(p.messages(), want) }
+	}
+	eventually(t, patience, "what the server has", shows("one", "anew"))
+	p.say("mine")
+	eventually(t, patience, "a message of the page", shows("one", "anew", "mine"))
 }

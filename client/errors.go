@@ -45,6 +45,9 @@ var (
 	ErrRoomNotFound = errors.New("client: room not found")
 	// ErrRoomDeleted: the room has been deleted.
 	ErrRoomDeleted = errors.New("client: room deleted")
+	// ErrHistoryRestored: the server's data was restored from a backup that ends before what the Room has received, and
+	// later seqs are given anew. The Room has ended; join the room again for a new one, which begins where it is told to.
+	ErrHistoryRestored = errors.New("client: history restored from a backup")
 	// ErrNotOwner: only the room's owner or an administrator may do this.
 	ErrNotOwner = errors.New("client: not the owner")
 	// ErrInvalidField: an argument breaks a rule; the Message of the *Error says which.
@@ -90,6 +93,8 @@ func sentinelsOf(code string) []error {
 		return []error{ErrRoomNotFound}
 	case "ROOM_DELETED":
 		return []error{ErrRoomDeleted}
+	case "HISTORY_RESTORED":
+		return []error{ErrHistoryRestored}
 	case "NOT_OWNER":
 		return []error{ErrNotOwner}
 	case "INVALID_FIELD":

@@ -25,8 +25,8 @@ type Message struct {
 
 // Room is a room that the user has joined. It is safe for concurrent use by several goroutines. It lives
 // until Disconnect, of the Room or of its Client, or until the server ends it for good: the room has been
-// deleted (ErrRoomDeleted), the user may no longer enter it (ErrRoomAccessDenied), or can no longer log in
-// (ErrInvalidCredentials, ErrAccountDisabled). Whatever else goes wrong, it tries again.
+// deleted (ErrRoomDeleted), what it has received is no more (ErrHistoryRestored), the user may no longer enter it
+// (ErrRoomAccessDenied), or can no longer log in (ErrInvalidCredentials, ErrAccountDisabled). Whatever else goes wrong, it tries again.
 type Room struct {
 	c         *Client
 	session   *session

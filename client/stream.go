@@ -79,7 +79,7 @@ func (r *Room) closed(cause error) {
 
 // final reports whether err ends a room for good.
 func final(err error) bool {
-	for _, target := range []error{ErrRoomDeleted, ErrRoomAccessDenied, ErrInvalidCredentials, ErrAccountDisabled} {
+	for _, target := range []error{ErrRoomDeleted, ErrHistoryRestored, ErrRoomAccessDenied, ErrInvalidCredentials, ErrAccountDisabled} {
 		if errors.Is(err, target) {
 			return true
 		}

@@ -162,7 +162,7 @@ export class Chat {
     const code = codeInAddress();
     const room = code && this.#session.find(code);
     if (room || !code) {
-      this.#dialogs.join.close();
+      if (find("join-dialog").dataset.invited === "true") this.#dialogs.join.close(); // not one that was just opened by hand
       this.#open(room || null);
       return;
     }

@@ -2,8 +2,9 @@ const firstWait = 500; // ms, doubled with every try
 const longestWait = 10_000;
 const patience = 10_000; // ms for a session to open
 const settled = 10_000; // ms that a session lasts before the waits begin anew
-const reasons = { 1009: "BODY_TOO_LARGE", 4404: "ROOM_DELETED" }; // of close codes, where none is told
-const nothingToComeBackTo = ["ROOM_ACCESS_DENIED", "ROOM_DELETED", "ROOM_NOT_FOUND", "ACCOUNT_DISABLED"];
+// The reasons of close codes, where none is told.
+const reasons = { 1009: "BODY_TOO_LARGE", 4404: "ROOM_DELETED", 4409: "HISTORY_RESTORED" };
+const nothingToComeBackTo = ["ROOM_ACCESS_DENIED", "ROOM_DELETED", "HISTORY_RESTORED", "ROOM_NOT_FOUND", "ACCOUNT_DISABLED"];
 const atLeast = { RATE_LIMITED: 2_000, STORAGE_FULL: 5_000 };
 
 /**
@@ -102,7 +103,7 @@ export class Connection {
   }
 
   #closed(code, reason) {
-    if (code === 4404) {
+    if (code === 4404 || code === 4409) {
       this.#end({ code: reason });
       return;
     }

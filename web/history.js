@@ -130,7 +130,7 @@ export class History {
 
   #failed(error) {
     this.#loading = 0;
-    if (error.tokenRefused || error.code === "ROOM_DELETED") {
+    if (error.tokenRefused || ["ROOM_DELETED", "HISTORY_RESTORED"].includes(error.code)) {
       this.#handlers.ended(error);
       return;
     }

@@ -158,10 +158,18 @@ export class Session extends EventTarget {
     room.addEventListener("opened", () => this.current?.hurry()); // the server is back: not for one room alone
     room.addEventListener("ended", ({ error }) => {
       if (error.tokenRefused || error.code === "ACCOUNT_DISABLED") this.#logOut(error);
+      else if (error.code === "HISTORY_RESTORED") this.#startAnew();
       else this.#remove(room, !this.#gone.has(room.code));
     });
     this.rooms.set(room.code, room);
     this.dispatchEvent(Object.assign(new Event("room-added"), { room }));
+  }
+
+  // The server was restored from a backup, and has other messages where we know some: all is to be loaded again. What
+  // was read of them is not known; what was written and not acknowledged is kept, and sent.
+  #startAnew() {
+    for (const { code } of this.rooms.values()) this.store.setReadSeq(code, null);
+    location.reload();
   }
 
   // Every room has a session as long as there are few; of many, those that were used last.

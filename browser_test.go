@@ -25,9 +25,7 @@ type browser struct {
 // startBrowser starts a Chromium, or skips the test where there is none.
 func startBrowser(t *testing.T) *browser {
 	t.Helper()
-	if pgServer != nil {
-		t.Skip("the page does not know the database: on SQLite only")
-	}
+	onlySQLite(t) // the page does not know the database
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if found, err := exec.LookPath(name); err == nil {

@@ -199,7 +199,7 @@ func openData(t testing.TB, dir string) *sql.DB {
 	return db
 }
 
-// onlySQLite ends a test that is about SQLite's files in the round on PostgreSQL.
+// onlySQLite ends a test that is about SQLite's files, or that the database does not matter to, in the round on PostgreSQL.
 func onlySQLite(t testing.TB) {
 	if pgServer != nil {
 		t.Skip("on SQLite only")

@@ -231,6 +231,7 @@ func (p *silentProxy) copy(to, from net.Conn) {
 // TestSilentPeer is about promise 6: a peer that has gone silent without closing anything is gone in 45 s.
 // Until then, and from then on, the same user can come back.
 func TestSilentPeer(t *testing.T) {
+	onlySQLite(t) // it is about connections
 	t.Parallel()
 	l := openLounge(t)
 	proxy := startProxy(t, l.addr)

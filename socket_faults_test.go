@@ -156,6 +156,7 @@ func TestSocketGhosts(t *testing.T) {
 // TestSocketSilent is promise 6: a socket whose peer answers no ping is gone in 45 s, though its TCP lives. Until then
 // the same user can come back; and a socket that only listens, and answers, stays.
 func TestSocketSilent(t *testing.T) {
+	onlySQLite(t) // it is about connections
 	t.Parallel()
 	l := openLounge(t)
 	idle := openDevice(t, l.sockets(), l.rooms["watcher"], 0)
@@ -344,6 +345,7 @@ func TestSocketsAtOnce(t *testing.T) {
 // TestSlowSocket is promise 5 from the other side: who reads slowly, but reads, is not cut, though the ping that it is to
 // answer stands behind all that it has still to read.
 func TestSlowSocket(t *testing.T) {
+	onlySQLite(t) // it is about connections
 	t.Parallel()
 	const n, pauses, pause = 1500, 45, time.Second // together more than a ping and its timeout
 	p := startWatched(t)

@@ -413,6 +413,7 @@ func TestSocketEnds(t *testing.T) {
 
 // Who says nothing for 10 s is cut, and told why, while a client that only listens stays.
 func TestSocketSaysNothing(t *testing.T) {
+	onlySQLite(t) // it is about connections
 	t.Parallel()
 	r := newChatRoom(t, nil, "alice")
 	alice := openSession(t, r.sockets(), r.tokens["alice"], -1)

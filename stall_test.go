@@ -162,6 +162,7 @@ func TestStalledMember(t *testing.T) {
 // TestSlowMember is promise 5 from the other side: who reads slowly, but reads, is not cut, however far behind
 // it is, and gets everything.
 func TestSlowMember(t *testing.T) {
+	onlySQLite(t) // it is about connections
 	t.Parallel()
 	const n, pauses, pause = 600, 12, time.Second // together more than stallLimit
 	p := startWatched(t)

@@ -7,7 +7,7 @@ import "time"
 const maxFrame = 64 << 10
 
 // ringBytes is how much a ring keeps for those who are a little behind, however few events keep asks for. Where JSON is
-// read, each block has that form too: about three times as large.
+// read, each block has that form too: less than twice as large, where the text is plain.
 const ringBytes = 256 << 10
 
 // block is events of one commit in one room, or one event that is not stored. It is encoded once, and

@@ -11,8 +11,8 @@ import (
 // maxInFlight is how many messages of one session may wait: to be committed, or for their answer to be sent.
 const maxInFlight = 1024
 
-// session is one open stream, a cursor into its room; or a post of one message, which is no part of it. Its methods are safe for concurrent use, except that
-// take and answers belong to the one goroutine that sends on the stream.
+// session is one open stream, a cursor into its room; or a post of one message, which is no part of it. Its methods are
+// safe for concurrent use, except that take and answers belong to the one goroutine that sends on the stream.
 type session struct {
 	room        *room
 	userID      int64

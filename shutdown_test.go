@@ -41,15 +41,7 @@ func TestShutdown(t *testing.T) {
 	defer stop()
 	eventually(t, 30*time.Second, "the load runs", func() bool { return c.sum((*member).confirmed) > perSecond })
 
-	start := time.Now()
-	if code := p.stop(); code != 0 {
-		t.Errorf("the server ended with status %d", code)
-	}
-	took := time.Since(start)
-	t.Logf("over after %s", took.Round(time.Millisecond))
-	if took > 10*time.Second {
-		t.Errorf("over only after %s", took)
-	}
+	stopInTime(t, p)
 	ends := map[string]int{}
 	for _, d := range devices {
 		err := d.end(t, 5*time.Second)
@@ -60,8 +52,29 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("%d of %d streams were told to come back: %v", n, streams, ends)
 	}
 
+	wantAllAfterRestart(t, p, c, stop, devices)
+}
+
+// stopInTime stops a server as a person does, and fails if that takes more than 10 s.
+func stopInTime(t *testing.T, p *serverProcess) {
+	t.Helper()
+	start := time.Now()
+	if code := p.stop(); code != 0 {
+		t.Errorf("the server ended with status %d", code)
+	}
+	took := time.Since(start)
+	t.Logf("over after %s", took.Round(time.Millisecond))
+	if took > 10*time.Second {
+		t.Errorf("over only after %s", took)
+	}
+}
+
+// wantAllAfterRestart starts a server again, lets the crowd come back and end, and fails if anything was lost or doubled, in
+// the database or in what the devices got before the server stopped.
+func wantAllAfterRestart(t *testing.T, p *serverProcess, c *crowd, stopLoad func(), devices []*device) {
+	t.Helper()
 	p.start()
-	stop()
+	stopLoad()
 	c.settle(t, 30*time.Second)
 	c.leave()
 	if code := p.stop(); code != 0 {
@@ -71,7 +84,7 @@ func TestShutdown(t *testing.T) {
 	for _, d := range devices {
 		for i, e := range d.messages() {
 			if e.Seq != uint64(i+1) {
-				t.Fatalf("a stream got seq %d as message %d", e.Seq, i+1)
+				t.Fatalf("a device got seq %d as message %d", e.Seq, i+1)
 			}
 		}
 	}

@@ -159,7 +159,7 @@ func (t *socket) readText() ([]byte, error) {
 	switch status := websocket.CloseStatus(err); {
 	case status != -1:
 		return nil, fmt.Errorf("%w: closed with %d", errGone, status) // its reason is the client's text: not for the log
-	case err != nil && isLost(err):
+	case isLost(err):
 		return nil, fmt.Errorf("%w: %v", errGone, err) // not its io.EOF, which would be a half-close
 	case err != nil:
 		return nil, fmt.Errorf("%w: %v", errNotAFrame, err)

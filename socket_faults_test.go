@@ -216,36 +216,14 @@ func TestSocketShutdown(t *testing.T) {
 	defer stop()
 	eventually(t, 30*time.Second, "the load runs", func() bool { return c.sum((*member).confirmed) > perSecond })
 
-	start := time.Now()
-	if code := p.stop(); code != 0 {
-		t.Errorf("the server ended with status %d", code)
-	}
-	took := time.Since(start)
-	t.Logf("over after %s", took.Round(time.Millisecond))
-	if took > 10*time.Second {
-		t.Errorf("over only after %s", took)
-	}
+	stopInTime(t, p)
 	for i, d := range devices {
 		wantClose(t, fmt.Sprint("socket ", i), d.end(t, 5*time.Second), websocket.StatusGoingAway, "SHUTTING_DOWN")
 	}
 	wantClose(t, "a socket that said nothing", endOf(silent), websocket.StatusGoingAway, "SHUTTING_DOWN")
 	_ = unread.(*socketStream).conn.CloseNow()
 
-	p.start()
-	stop()
-	c.settle(t, 30*time.Second)
-	c.leave()
-	if code := p.stop(); code != 0 {
-		t.Errorf("the server ended with status %d", code)
-	}
-	c.audit(t, p)
-	for _, d := range devices {
-		for i, e := range d.messages() {
-			if e.Seq != uint64(i+1) {
-				t.Fatalf("a socket got seq %d as message %d", e.Seq, i+1)
-			}
-		}
-	}
+	wantAllAfterRestart(t, p, c, stop, devices)
 }
 
 // TestSocketChurn is promise 4: 40 sockets, among streams of gRPC, that connect and leave at random under load. Each gets

@@ -324,6 +324,9 @@ func prepareBackup(ctx context.Context, file, part string) (holds contents, err 
 	if err := checkIntegrity(ctx, st.w); err != nil {
 		return holds, wrong(err)
 	}
+	if err := st.migrate(ctx, storeOptions{}); err != nil { // that of an older version
+		return holds, wrong(err)
+	}
 	for _, t := range copiedTables() {
 		var n int
 		if err := st.w.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = $1`, t.name).Scan(&n); err != nil || n == 0 {

@@ -17,7 +17,7 @@ import (
 var schemaSQL string
 
 // schemaVersion is the version of schema.sql. A database of a later one is refused.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // What a caller of the store matches. The driver's error stays wrapped, for the log.
 var (
@@ -147,16 +147,34 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 		case state == stateEmpty && !o.Create:
 			return errors.New("it is empty: start the server once, or add an account")
 		case state == stateEmpty:
-			return s.execSchema(ctx, tx, schemaSQL)
+			return s.upgrade(ctx, tx, 0)
 		case state == stateOriginal && !o.Adopt:
 			return errors.New("it is the original project's: start the server on it, which takes it over")
 		case state == stateOriginal:
 			return s.adopt(ctx, tx)
 		}
-		// SQLite opens what it may not write too, and says so at the first write only: this one.
-		_, err = tx.ExecContext(ctx, `UPDATE schema_version SET version = $1`, schemaVersion)
-		return err
+		version, err := s.version(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return s.upgrade(ctx, tx, version)
 	})
+}
+
+// schemaSteps are the statements that make of each version the next, the first of an empty database.
+func schemaSteps() []string { return strings.Split(schemaSQL, "\n-- Version ") }
+
+// upgrade brings the schema from a version to schemaVersion; version 0 is an empty database.
+func (s *store) upgrade(ctx context.Context, tx *sql.Tx, version int) error {
+	for _, step := range schemaSteps()[version:] {
+		_, statements, _ := strings.Cut(step, "\n") // its first line is a number, or of the first comment
+		if err := s.execSchema(ctx, tx, statements); err != nil {
+			return err
+		}
+	}
+	// SQLite opens what it may not write too, and says so at the first write only: this one.
+	_, err := tx.ExecContext(ctx, `UPDATE schema_version SET version = $1`, schemaVersion)
+	return err
 }
 
 // inspect returns what a database holds, or an error if it is nothing for this program.
@@ -167,18 +185,22 @@ func (s *store) inspect(ctx context.Context, q querier) (state, error) {
 		return state, err
 	case state == stateForeign:
 		return state, errors.New("it is the database of another program")
-	case state != stateOurs:
-		return state, nil
+	case state == stateOurs:
+		_, err = s.version(ctx, q)
 	}
-	var version int
+	return state, err
+}
+
+// version returns that of a database of ours, or an error if this program does not know it.
+func (s *store) version(ctx context.Context, q querier) (version int, err error) {
 	err = q.QueryRowContext(ctx, `SELECT CAST(version AS bigint) FROM schema_version WHERE version > 0`).Scan(&version)
 	switch {
 	case errors.Is(err, sql.ErrNoRows), err == nil && version < 1:
-		return state, errors.New("its table schema_version holds no version: it is damaged")
+		return 0, errors.New("its table schema_version holds no version: it is damaged")
 	case err == nil && version > schemaVersion:
 		err = fmt.Errorf("it was made by a newer version of grpcchatter (its schema is %d, this program knows %d): update the program", version, schemaVersion)
 	}
-	return state, err
+	return version, err
 }
 
 // inDialect replaces the words in braces of SQL by what the database calls them.

@@ -21,14 +21,17 @@ func (s *store) adopt(ctx context.Context, tx *sql.Tx) error {
 	if err := s.fillNameKeys(ctx, tx); err != nil {
 		return err
 	}
-	// The rest of the schema, without the two tables that are there.
-	_, rest, ok1 := strings.Cut(schemaSQL, "CREATE TABLE schema_version")
+	// The rest of version 1, without the two tables that are there.
+	_, rest, ok1 := strings.Cut(schemaSteps()[0], "CREATE TABLE schema_version")
 	before, after, ok2 := strings.Cut(rest, "CREATE TABLE roles")
 	_, after, ok3 := strings.Cut(after, "CREATE INDEX users_version")
 	if !ok1 || !ok2 || !ok3 {
 		return errors.New("schema.sql is not what adopt expects")
 	}
-	return s.execSchema(ctx, tx, "CREATE TABLE schema_version"+before+"CREATE INDEX users_version"+after)
+	if err := s.execSchema(ctx, tx, "CREATE TABLE schema_version"+before+"CREATE INDEX users_version"+after); err != nil {
+		return err
+	}
+	return s.upgrade(ctx, tx, 1)
 }
 
 func (s *store) fillNameKeys(ctx context.Context, tx *sql.Tx) error {

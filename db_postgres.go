@@ -154,7 +154,8 @@ func (*postgresEngine) types() []string {
 func (*postgresEngine) state(ctx context.Context, q querier) (s state, err error) {
 	rows, err := q.QueryContext(ctx, `SELECT table_name, count(*) FILTER (WHERE column_name IN ('id', 'created_at', 'username', 'password', 'role_id', 'name'))
 		FROM information_schema.columns WHERE table_schema = current_schema()
-		AND table_name IN ('schema_version', 'settings', 'roles', 'users', 'rooms', 'members', 'messages') GROUP BY table_name`)
+		AND table_name IN ('schema_version', 'settings', 'roles', 'users', 'rooms', 'members', 'messages', 'bans', 'audit_log', 'certificates')
+		GROUP BY table_name`)
 	if err != nil {
 		return s, err
 	}
@@ -168,12 +169,13 @@ func (*postgresEngine) state(ctx context.Context, q querier) (s state, err error
 		}
 		columns[table] = n
 	}
+	_, versioned := columns["schema_version"]
 	switch {
 	case rows.Err() != nil:
 		return s, rows.Err()
 	case len(columns) == 0:
 		return stateEmpty, nil
-	case len(columns) == 7:
+	case versioned && len(columns) >= 7: // as many as version 1 had
 		return stateOurs, nil
 	case len(columns) == 2 && columns["users"] == 5 && columns["roles"] == 2:
 		return stateOriginal, nil

@@ -141,8 +141,10 @@ func (s *store) purgeDeletedRooms(ctx context.Context) (more bool, err error) {
 		if n, err := res.RowsAffected(); err != nil || n > 0 {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM members WHERE room_id = $1`, id); err != nil {
-			return err
+		for _, table := range []string{"members", "bans"} {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE room_id = $1`, id); err != nil {
+				return err
+			}
 		}
 		_, err = tx.ExecContext(ctx, `DELETE FROM rooms WHERE id = $1`, id)
 		return err

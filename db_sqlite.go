@@ -165,13 +165,14 @@ func (*sqliteEngine) types() []string {
 
 func (*sqliteEngine) state(ctx context.Context, q querier) (s state, err error) {
 	var tables, ours int
-	err = q.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'schema_version') FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
+	err = q.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name IN
+		('schema_version', 'settings', 'roles', 'users', 'rooms', 'members', 'messages')) FROM sqlite_master WHERE type = 'table'`).Scan(&tables, &ours)
 	switch {
 	case err != nil:
 		return s, err
 	case tables == 0:
 		return stateEmpty, nil
-	case ours == 0:
+	case ours < 7: // those of version 1
 		return stateForeign, nil
 	}
 	return stateOurs, nil

@@ -51,12 +51,16 @@ func copiedTables() []copiedTable {
 		{"settings", "name {bytewise}", []copiedColumn{{"name", kindText}, {"value", kindText}}},
 		{"roles", "id", []copiedColumn{{"id", kindInt}, {"name", kindText}}},
 		{"users", "id", []copiedColumn{{"id", kindInt}, {"created_at", kindTime}, {"username", kindText}, {"password", kindText},
-			{"role_id", kindInt}, {"name_key", kindText}, {"disabled", kindBool}, {"version", kindInt}}},
+			{"role_id", kindInt}, {"name_key", kindText}, {"disabled", kindBool}, {"version", kindInt}, {"deleted", kindBool}}},
 		{"rooms", "id", []copiedColumn{{"id", kindInt}, {"created_at", kindTime}, {"short_code", kindText}, {"name", kindText},
-			{"password", kindText}, {"owner_id", kindInt}}},
+			{"password", kindText}, {"owner_id", kindInt}, {"purged_seq", kindInt}}},
 		{"members", "room_id, user_id", []copiedColumn{{"room_id", kindInt}, {"user_id", kindInt}}},
+		{"bans", "room_id, user_id", []copiedColumn{{"room_id", kindInt}, {"user_id", kindInt}, {"created_at", kindTime}}},
 		{"messages", "room_id, seq", []copiedColumn{{"room_id", kindInt}, {"seq", kindInt}, {"user_id", kindInt}, {"sent_at", kindInt},
 			{"client_message_id", kindBytes}, {"body", kindBytes}}},
+		{"audit_log", "id", []copiedColumn{{"id", kindInt}, {"created_at", kindTime}, {"actor", kindText}, {"action", kindText},
+			{"target", kindText}, {"detail", kindText}}},
+		{"certificates", "name {bytewise}", []copiedColumn{{"name", kindText}, {"value", kindBytes}}},
 	}
 }
 
@@ -182,10 +186,17 @@ func prepareTarget(ctx context.Context, to *store, tx *sql.Tx) error {
 	case err != nil:
 		return err
 	case state == stateEmpty:
-		err = to.execSchema(ctx, tx, schemaSQL)
+		err = to.upgrade(ctx, tx, 0)
 	case state == stateOriginal:
 		err = errors.New("it has data already")
 	default:
+		version, err := to.version(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if err := to.upgrade(ctx, tx, version); err != nil {
+			return err
+		}
 		for _, t := range copiedTables() {
 			var n int
 			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM `+t.name).Scan(&n); err != nil {

@@ -1,5 +1,6 @@
--- The schema of version 1. Words in braces are what the two databases write differently: see db_sqlite.go and
--- db_postgres.go. A semicolon at the end of a line ends a statement.
+-- The schema, version after version: an older database gets the statements behind its own, so what stands here never
+-- changes. Words in braces are what the two databases write differently: see db_sqlite.go and db_postgres.go. A
+-- semicolon at the end of a line ends a statement.
 -- roles and users begin with the columns of the original project, so that its data fits unchanged.
 
 CREATE TABLE schema_version (
@@ -63,3 +64,34 @@ CREATE TABLE messages (
 ) {clustered};
 CREATE UNIQUE INDEX messages_client_message_id
     ON messages (room_id, user_id, client_message_id) WHERE client_message_id IS NOT NULL;
+
+-- Version 2
+
+-- A deleted account keeps its row, for the messages that it has written, but not its name or its password.
+ALTER TABLE users ADD COLUMN deleted boolean NOT NULL DEFAULT false;
+
+-- The highest seq that MESSAGE_RETENTION has removed: a room's seqs go on behind it.
+ALTER TABLE rooms ADD COLUMN purged_seq bigint NOT NULL DEFAULT 0;
+
+CREATE TABLE bans (
+    room_id    bigint NOT NULL REFERENCES rooms (id),
+    user_id    bigint NOT NULL REFERENCES users (id),
+    created_at {timestamp} NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (room_id, user_id)
+);
+
+-- Names as they were then: what they name may be gone.
+CREATE TABLE audit_log (
+    id         {identity},
+    created_at {timestamp} NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    actor      varchar(255) NOT NULL, -- empty: a command on the server's machine
+    action     varchar(64) NOT NULL,
+    target     varchar(255) NOT NULL, -- a user name, or a room's short code
+    detail     text NOT NULL
+);
+
+-- Of AUTOCERT_DOMAIN, with their keys.
+CREATE TABLE certificates (
+    name  varchar(255) PRIMARY KEY,
+    value {bytes} NOT NULL
+);

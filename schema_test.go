@@ -12,7 +12,7 @@ import (
 )
 
 // testdata/schemaN.sql is schema.sql as it was in version N, and never changes. A database of each is brought to
-// today's version, and is then like a new one; with its data. The last of them is schema.sql itself.
+// today's version, and is then like a new one; with its data, and so is a backup of it. The last of them is schema.sql itself.
 func TestOldSchemas(t *testing.T) {
 	t.Parallel()
 	for version := 1; version <= schemaVersion; version++ {
@@ -22,17 +22,29 @@ func TestOldSchemas(t *testing.T) {
 				t.Fatal(err)
 			}
 			if version == schemaVersion && string(frozen) != schemaSQL {
-				t.Error("schema.sql was changed: raise schemaVersion, add a step to migrate, and freeze the new one")
+				t.Error("schema.sql was changed: raise schemaVersion, add the new version's statements at the end, and freeze it")
 			}
 			old, fresh := t.TempDir(), t.TempDir()
 			made := openStoreIn(t, old, func(ctx context.Context, s *store, tx *sql.Tx) error {
-				return s.execSchema(ctx, tx, string(frozen))
+				if err := s.execSchema(ctx, tx, string(frozen)); err != nil {
+					return err
+				}
+				_, err := tx.ExecContext(ctx, `UPDATE schema_version SET version = $1`, version)
+				return err
 			})
 			if _, err := made.addUser(t.Context(), "ann", "x", roleAdmin); err != nil {
 				t.Fatal(err)
 			}
 			if err := made.close(); err != nil {
 				t.Fatal(err)
+			}
+			if pgServer == nil {
+				restored := t.TempDir()
+				mustRun(t, restored, "", "restore", filepath.Join(old, "grpcchatter.db"))
+				if list := mustRun(t, restored, "", "user", "list"); !strings.Contains(list, "ann") {
+					t.Errorf("user list after a restore:\n%s", list)
+				}
+				defer wantSameSchema(t, openData(t, restored), openData(t, fresh))
 			}
 			list := mustRun(t, old, "", "user", "list", "--database-url="+databaseURL(t, old))
 			if !strings.Contains(list, "ann") {

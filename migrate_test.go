@@ -36,7 +36,7 @@ func TestMigrate(t *testing.T) {
 	wantFailure(t, status, out, errOut, "another server is running on it")
 	r.stop()
 	there := mustRun(t, dir, "", "migrate", "--from", file, "--to", address)
-	for _, want := range []string{"users     2", "messages  5", "Both databases hold the same"} {
+	for _, want := range []string{"users         2", "messages      5", "Both databases hold the same"} {
 		if !strings.Contains(there, want) {
 			t.Errorf("migrate says\n%swithout %q", there, want)
 		}
@@ -140,7 +140,7 @@ func TestMigrateMany(t *testing.T) {
 	out := mustRun(t, dir, "", "migrate", "--from", file, "--to", address)
 	took := time.Since(start)
 	t.Logf("%d messages moved in %s", n, took.Round(time.Millisecond))
-	if took > 30*time.Second || !strings.Contains(out, "messages  100000") {
+	if took > 30*time.Second || !strings.Contains(out, "messages      100000") {
 		t.Errorf("after %s:\n%s", took, out)
 	}
 	var rows int

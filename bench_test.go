@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -98,6 +99,61 @@ func BenchmarkResend(b *testing.B) {
 				c.commit(batch)
 				posters[1].answers(nil)
 			}
+		})
+	}
+}
+
+// BenchmarkPurge commits one message at a time while MESSAGE_RETENTION removes old ones, or while it has nothing to remove.
+func BenchmarkPurge(b *testing.B) {
+	for _, old := range []int{0, 300_000} {
+		b.Run(fmt.Sprintf("old=%d", old), func(b *testing.B) {
+			ctx, cancel := context.WithCancel(context.Background())
+			st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Synchronous: "full", Create: true})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer st.close()
+			u, err := st.addUser(ctx, "alice", "x", roleUser)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i := range 2 {
+				if err := st.addRoom(ctx, fmt.Sprint("code", i), "room", "x", u.ID); err != nil {
+					b.Fatal(err)
+				}
+			}
+			long := time.Now().Add(-1000 * time.Hour).UnixMicro()
+			for seq := 1; seq <= old; {
+				var msgs []message
+				for ; len(msgs) < 4096 && seq <= old; seq++ {
+					msgs = append(msgs, message{RoomID: 1, Seq: uint64(seq), UserID: u.ID, SentAt: long, ClientMessageID: fmt.Sprint(seq), Body: strings.Repeat("x", 64)})
+				}
+				if err := st.addMessages(msgs); err != nil {
+					b.Fatal(err)
+				}
+			}
+			s := &chatServer{store: st, log: slog.New(slog.DiscardHandler), retention: retention{age: 2 * time.Hour}}
+			done := make(chan struct{})
+			go func() { s.purge(ctx); close(done) }()
+			var took []time.Duration
+			for b.Loop() {
+				m := message{RoomID: 2, Seq: uint64(len(took) + 1), UserID: u.ID, SentAt: time.Now().UnixMicro(), Body: strings.Repeat("x", 64)}
+				began := time.Now()
+				if err := st.addMessages([]message{m}); err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(began))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs-p50")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "µs-p99")
+			var left int64
+			if err := st.row(ctx, func(row scanner) error { return row.Scan(&left) }, `SELECT count(*) FROM messages WHERE room_id = 1`); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(left), "left")
+			cancel()
+			<-done
 		})
 	}
 }

@@ -50,6 +50,7 @@ type chatServer struct {
 	metrics    *metrics // nil: none
 	codeLength int
 	maxMessage int // bytes
+	retention  retention
 
 	// The goroutines of all sessions. Those that read submit; those that write end when the committer has.
 	readers, writers sync.WaitGroup
@@ -151,30 +152,6 @@ func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomR
 	default:
 	}
 	return &emptypb.Empty{}, nil
-}
-
-// purge removes what deleted rooms leave in the database, until ctx ends. It makes a pause as long as each
-// step took, so that commits come first.
-func (s *chatServer) purge(ctx context.Context) {
-	for {
-		start := time.Now()
-		more, err := s.store.purgeDeletedRooms(ctx)
-		pause := time.Since(start)
-		if err != nil && ctx.Err() == nil {
-			s.log.Error("a deleted room cannot be cleared", "cause", err)
-			pause = time.Minute
-		}
-		var next <-chan time.Time
-		if more {
-			next = time.After(pause)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-next:
-		case <-s.deleted:
-		}
-	}
 }
 
 func (s *chatServer) JoinChatRoom(ctx context.Context, req *pb.JoinChatRoomRequest) (*pb.JoinChatRoomResponse, error) {

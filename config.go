@@ -29,6 +29,7 @@ type settings struct {
 	TLSCert             string `name:"tls-cert" env:"TLS_CERT" placeholder:"PATH" help:"Certificate with its chain, in PEM: the server speaks TLS. Read again when the file changes."`
 	TLSKey              string `name:"tls-key" env:"TLS_KEY" placeholder:"PATH" help:"Its private key, in PEM."`
 	MetricsAddr         string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
+	MessageRetention    string `env:"MESSAGE_RETENTION" placeholder:"DURATION|N" help:"How old messages are removed: those older than a duration, such as 720h; all but the newest N of a room; or both, by comma. Default: they are kept for ever."`
 	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
 	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether log-ins, joins and messages are limited."`
 	LogLevel            string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
@@ -70,6 +71,7 @@ type config struct {
 	CodeLength       int
 	RingMessages     int
 	MaxMessage       int // bytes
+	Retention        retention
 	RegistrationOpen bool
 	RateLimits       bool
 	LogLevel         slog.Level
@@ -160,6 +162,9 @@ func (s settings) check() (c config, err error) {
 	c.CodeLength = number("SHORT_CODE_LENGTH", s.ShortCodeLength, 4, 32)
 	c.RingMessages = number("MAX_MESSAGE_QUEUE_SIZE", s.MaxMessageQueueSize, 1, 1_000_000)
 	c.MaxMessage = number("MAX_MESSAGE_SIZE", s.MaxMessageSize, 1, 1<<20)
+	if c.Retention, err = readRetention(s.MessageRetention); err != nil {
+		bad("MESSAGE_RETENTION", err.Error(), s.MessageRetention)
+	}
 	c.RegistrationOpen = choice("REGISTRATION", s.Registration, "open", "closed") == "open"
 	c.RateLimits = choice("RATE_LIMITS", s.RateLimits, "on", "off") == "on"
 	c.LogJSON = choice("LOG_FORMAT", s.LogFormat, "text", "json") == "json"

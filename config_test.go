@@ -21,7 +21,7 @@ import (
 
 // configKeys are the keys of the design's table.
 var configKeys = []string{"LISTEN_ADDR", "DATABASE_URL", "SECRET", "SECRET_FILE", "TOKEN_DURATION", "SHORT_CODE_LENGTH", "MAX_MESSAGE_QUEUE_SIZE",
-	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "METRICS_ADDR", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
+	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "METRICS_ADDR", "MESSAGE_RETENTION", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
 	"REST_SERVER_ADDRESS", "REST_SERVER_PORT", "GRPC_SERVER_ADDRESS", "GRPC_SERVER_PORT"}
 
 func flagOf(key string) string { return "--" + strings.ReplaceAll(strings.ToLower(key), "_", "-") }
@@ -218,6 +218,7 @@ func TestConfigBadValues(t *testing.T) {
 		"SHORT_CODE_LENGTH":      append(numbers, "3", "33"),
 		"MAX_MESSAGE_QUEUE_SIZE": append(numbers, "1000001"),
 		"MAX_MESSAGE_SIZE":       append(numbers, "1048577"),
+		"MESSAGE_RETENTION":      {"0", "-1", "59m", "forever", "720h,", "720h,720h", "10,20", ",", "720h,10,5", "10 messages", "1.5", "99999999999999999999"},
 		"REGISTRATION":           append(switches, "opened"),
 		"RATE_LIMITS":            append(switches, "open"),
 		"LOG_LEVEL":              append(switches, "verbose", "info+1", "trace"),

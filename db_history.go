@@ -82,7 +82,7 @@ func (s *store) beginHistory(ctx context.Context, tx *sql.Tx) error {
 	if _, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES ($1, $2)`, historySetting, string(text)); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO settings (name, value) SELECT $1 || id, (SELECT max(seq) FROM messages WHERE room_id = r.id)
-		FROM rooms r WHERE short_code IS NOT NULL AND EXISTS (SELECT 1 FROM messages WHERE room_id = r.id)`, historySeq)
+	_, err = tx.ExecContext(ctx, `INSERT INTO settings (name, value) SELECT $1 || id, coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), purged_seq)
+		FROM rooms r WHERE short_code IS NOT NULL AND (purged_seq > 0 OR EXISTS (SELECT 1 FROM messages WHERE room_id = r.id))`, historySeq)
 	return err
 }

@@ -17,9 +17,9 @@ type message struct {
 	Body            string
 }
 
-// lastSeq returns a room's newest seq, 0 if it has no message. errNotFound: the room is gone.
+// lastSeq returns a room's newest seq, 0 if it never had a message. errNotFound: the room is gone.
 func (s *store) lastSeq(ctx context.Context, roomID int64) (seq uint64, err error) {
-	err = s.row(ctx, func(row scanner) error { return row.Scan(&seq) }, `SELECT coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), 0)
+	err = s.row(ctx, func(row scanner) error { return row.Scan(&seq) }, `SELECT coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), r.purged_seq)
 		FROM rooms r WHERE r.id = $1 AND r.short_code IS NOT NULL`, roomID)
 	return seq, err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 )
 
 // roomRow is a room as a user sees it.
@@ -17,13 +18,13 @@ type roomRow struct {
 	Hash     string // of the room password
 	OwnerID  int64
 	Owner    string
-	LastSeq  uint64 // of the newest message, 0 when there is none
+	LastSeq  uint64 // of the newest message, 0 when there was none
 	IsMember bool   // whether the user that asked is a member
 }
 
 // $1 is the user that asks. A deleted room has no short code.
 const selectRoom = `SELECT r.id, r.short_code, r.name, r.password, r.owner_id, o.username,
-	coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), 0), m.user_id IS NOT NULL
+	coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), r.purged_seq), m.user_id IS NOT NULL
 	FROM rooms r JOIN users o ON o.id = r.owner_id
 	LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
 	WHERE r.short_code IS NOT NULL AND `
@@ -117,10 +118,6 @@ func (s *store) deleteRoom(ctx context.Context, id int64) error {
 	})
 }
 
-// purgeStep is how many messages one transaction of purgeDeletedRooms takes away: few enough not to be felt
-// by those who wait to commit.
-const purgeStep = 500
-
 // purgeDeletedRooms takes one step towards removing what deleted rooms have left, and tells whether there is
 // more to do.
 func (s *store) purgeDeletedRooms(ctx context.Context) (more bool, err error) {
@@ -147,6 +144,43 @@ func (s *store) purgeDeletedRooms(ctx context.Context) (more bool, err error) {
 			}
 		}
 		_, err = tx.ExecContext(ctx, `DELETE FROM rooms WHERE id = $1`, id)
+		return err
+	})
+}
+
+// nextRoom returns the id of the first room with an id above one, 0 if there is none.
+func (s *store) nextRoom(ctx context.Context, id int64) (next int64, err error) {
+	err = s.row(ctx, func(row scanner) error { return row.Scan(&next) },
+		`SELECT coalesce(min(id), 0) FROM rooms WHERE id > $1 AND short_code IS NOT NULL`, id)
+	return next, err
+}
+
+// purgeMessages removes the oldest messages of a room as long as they are expired, up to purgeStep of them, and returns
+// how many these were. The room's seqs go on as if they were there.
+func (s *store) purgeMessages(ctx context.Context, roomID int64, expired func(seq uint64, sentAt time.Time) bool) (n int, err error) {
+	var last uint64
+	kept := errors.New("this one is kept")
+	err = s.each(ctx, func(rows *sql.Rows) error {
+		var seq uint64
+		var sentAt int64
+		if err := rows.Scan(&seq, &sentAt); err != nil {
+			return err
+		}
+		if !expired(seq, time.UnixMicro(sentAt)) {
+			return kept
+		}
+		last = seq
+		n++
+		return nil
+	}, `SELECT seq, sent_at FROM messages WHERE room_id = $1 ORDER BY seq LIMIT $2`, roomID, purgeStep)
+	if err != nil && !errors.Is(err, kept) || n == 0 {
+		return 0, err
+	}
+	return n, s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE rooms SET purged_seq = $2 WHERE id = $1`, roomID, last); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM messages WHERE room_id = $1 AND seq <= $2`, roomID, last)
 		return err
 	})
 }

@@ -136,7 +136,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	s.hub.metrics, s.committer.metrics = s.metrics, s.metrics
 	s.metrics.watch(s.hub, s.store)
 	s.chat = &chatServer{store: s.store, auth: auth, passwords: passwords, limits: limits, hub: s.hub, committer: s.committer,
-		log: log, metrics: s.metrics, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, deleted: make(chan struct{}, 1)}
+		log: log, metrics: s.metrics, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, retention: cfg.Retention, deleted: make(chan struct{}, 1)}
 	assets, err := assets()
 	if err != nil {
 		return nil, err

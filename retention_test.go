@@ -1,0 +1,154 @@
+package main
+
+import (
+	"database/sql"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/grpcchatter/grpcchatter/client"
+	"github.com/grpcchatter/grpcchatter/pb"
+)
+
+func TestRetentionRule(t *testing.T) {
+	t.Parallel()
+	onlySQLite(t)
+	now := time.Now()
+	for _, c := range []struct {
+		retention string
+		seq, last uint64
+		age       time.Duration
+		want      bool
+	}{
+		{"", 1, 1_000_000, 1e6 * time.Hour, false},
+		{"2h", 1, 1, 2 * time.Hour, false},
+		{"2h", 1, 1, 2*time.Hour + 1, true},
+		{"2h", 1, 1_000_000, time.Hour, false},
+		{"10", 90, 100, time.Hour, true},
+		{"10", 91, 100, 1e6 * time.Hour, false},
+		{"10", 1, 10, 1e6 * time.Hour, false},
+		{"1", 9, 10, time.Hour - 1, false}, // whoever was away for a moment gets it still
+		{"10, 2h", 90, 100, time.Hour, true},
+		{" 2h,10", 91, 100, 3 * time.Hour, true},
+		{"2h,10", 91, 100, 2 * time.Hour, false},
+		{"2h", 1, 1, -time.Hour, false}, // a clock that was set back
+	} {
+		r, err := readRetention(c.retention)
+		if err != nil {
+			t.Fatalf("%q: %v", c.retention, err)
+		}
+		if got := r.expired(c.seq, c.last, now.Add(-c.age), now); got != c.want {
+			t.Errorf("%q: message %d of %d, %s old: removed %v, want %v", c.retention, c.seq, c.last, c.age, got, c.want)
+		}
+	}
+}
+
+// Old messages go, in steps, and nothing else does: the room's seqs go on behind them (promise 2), also when none is left
+// and after a restart, and whoever resumes from what is gone gets all that is there.
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	r := newChatRoom(t, nil, "ann")
+	other := createRoom(t, r.api, r.users["ann"])
+	rooms := map[string]string{r.code: r.tokens["ann"], other: joinRoom(t, r.api, r.users["ann"], other)}
+	const n = 2*purgeStep + 200
+	for _, token := range rooms {
+		s := openSession(t, r.api, token, 0)
+		for i := range n {
+			s.send(&pb.ChatRequest{Body: fmt.Sprint("message ", i+1)})
+			if i%200 == 199 { // not more at once than a stream may have in flight
+				for s.next().GetSeq() != uint64(i+1) {
+				}
+			}
+		}
+		s.cancel()
+	}
+	db := openData(t, r.dir)
+	age := func(code string, upTo int, by time.Duration) {
+		t.Helper()
+		if _, err := db.Exec(`UPDATE messages SET sent_at = sent_at - $1 WHERE seq <= $2 AND room_id = (SELECT id FROM rooms WHERE short_code = $3)`,
+			by.Microseconds(), upTo, code); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func(code string) (first, messages int) {
+		t.Helper()
+		var seq sql.NullInt64
+		if err := db.QueryRow(`SELECT min(seq), count(*) FROM messages WHERE room_id = (SELECT id FROM rooms WHERE short_code = $1)`, code).Scan(&seq, &messages); err != nil {
+			t.Fatal(err)
+		}
+		return int(seq.Int64), messages
+	}
+	restart := func(args ...string) {
+		t.Helper()
+		r.stop()
+		r.args = append([]string{"serve", "--rate-limits=off"}, args...)
+		r.start()
+	}
+	const kept = 50
+	age(r.code, n-kept, 3*time.Hour)
+	age(other, n, 3*time.Hour)
+	restart()
+	if _, all := count(r.code); all != n {
+		t.Errorf("without MESSAGE_RETENTION %d of %d messages are there", all, n)
+	}
+	restart("--message-retention=2h")
+	eventually(t, 20*time.Second, "old messages are removed", func() bool {
+		first, a := count(r.code)
+		_, b := count(other)
+		return first == n-kept+1 && a == kept && b == 0
+	})
+
+	s := openSession(t, r.api, rooms[r.code], 5)
+	for seq := n - kept + 1; seq <= n; seq++ {
+		s.wantMessage(uint64(seq), "ann", fmt.Sprint("message ", seq), "")
+	}
+	page, err := r.api.ListMessages(withToken(t.Context(), rooms[r.code]), &pb.ListMessagesRequest{Limit: 200})
+	if err != nil || len(page.Messages) != kept {
+		t.Errorf("a page of history has %d messages, want %d (%v)", len(page.GetMessages()), kept, err)
+	}
+	for i := range 2 { // the second time behind a restart
+		s := openSession(t, r.api, rooms[other], n-3)
+		s.send(&pb.ChatRequest{Body: "after all of them"})
+		for seq := range i {
+			s.wantMessage(uint64(n+seq+1), "ann", "after all of them", "")
+		}
+		s.wantMessage(uint64(n+i+1), "ann", "after all of them", "")
+		if i == 0 {
+			age(other, n+1, 3*time.Hour)
+			restart("--message-retention=10")
+		}
+	}
+	eventually(t, 20*time.Second, "all but the newest ten are removed", func() bool {
+		first, messages := count(r.code)
+		return first == n-kept+1 && messages == kept // they are young
+	})
+	age(r.code, n, 61*time.Minute)
+	restart("--message-retention=10")
+	eventually(t, 20*time.Second, "all but the newest ten are removed", func() bool { first, _ := count(r.code); return first == n-10+1 })
+
+	// The Go client, from a position whose messages are gone.
+	c, err := client.New(r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Disconnect()
+	if err := c.Login(t.Context(), "ann", testPassword); err != nil {
+		t.Fatal(err)
+	}
+	room, err := c.JoinChatRoom(t.Context(), r.code, "", client.After(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := room.Send(t.Context(), "here I am"); err != nil {
+		t.Fatal(err)
+	}
+	want := uint64(n - 10 + 1)
+	for m, err := range room.Messages(t.Context()) {
+		if err != nil || m.Seq != want {
+			t.Fatalf("the client gets message %d (%v), want %d", m.Seq, err, want)
+		}
+		if want++; m.Body == "here I am" {
+			break
+		}
+	}
+}

@@ -75,6 +75,8 @@ type engine interface {
 	setLastID(ctx context.Context, tx *sql.Tx, table string, id int64) error
 	// walFile is the file of a write-ahead log that is the program's own to keep small; empty: there is none.
 	walFile() string
+	// tend does what is to be done as long as a server runs, until ctx ends.
+	tend(ctx context.Context, log *slog.Logger)
 	// describe puts what stops a database from being opened into words for a person.
 	describe(error) error
 	// close waits for running queries.

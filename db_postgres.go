@@ -140,6 +140,8 @@ func (e *postgresEngine) close() error {
 
 func (*postgresEngine) walFile() string { return "" }
 
+func (*postgresEngine) tend(context.Context, *slog.Logger) {}
+
 func (*postgresEngine) types() []string {
 	return []string{
 		"{identity}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",

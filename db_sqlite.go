@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -56,7 +57,7 @@ func openSQLite(ctx context.Context, s *store, o storeOptions) error {
 		return errors.New("the file has another name too (a hard link), under which a second server could destroy it: make a copy instead")
 	}
 	dsn := func(more string) string {
-		return "file:" + (&url.URL{Path: e.path}).EscapedPath() + "?_time_format=sqlite&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)" + more
+		return "file:" + (&url.URL{Path: e.path}).EscapedPath() + fmt.Sprintf("?_time_format=sqlite&_pragma=busy_timeout(%d)&_pragma=foreign_keys(1)", writeWait.Milliseconds()) + more
 	}
 	// First as it is: another program's database must not become one with a WAL.
 	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {

@@ -238,6 +238,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	background.Go(func() { s.watchUsers(ctx) })
 	background.Go(func() { s.chat.purge(ctx) })
 	background.Go(func() { s.refresh(ctx) })
+	background.Go(func() { s.store.tend(ctx, s.log) })
 	s.welcome(out)
 	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.place)
 

@@ -134,7 +134,8 @@ func (l patientListener) Accept() (net.Conn, error) {
 				setAckTimeout(tcp, ackTimeout)
 			}
 			return conn, nil
-		case errors.As(err, &ne) && ne.Temporary(): // deprecated, but net/http and grpc-go ask it too
+		//lint:ignore SA1019 net/http and grpc-go ask it too: it tells what passes from what does not
+		case errors.As(err, &ne) && ne.Temporary():
 			time.Sleep(pause)
 		default:
 			return nil, err

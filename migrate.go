@@ -190,8 +190,8 @@ func prepareTarget(ctx context.Context, to *store, tx *sql.Tx) error {
 	case state == stateOriginal:
 		err = errors.New("it has data already")
 	default:
-		version, err := to.version(ctx, tx)
-		if err != nil {
+		var version int
+		if version, err = to.version(ctx, tx); err != nil {
 			return err
 		}
 		if err := to.upgrade(ctx, tx, version); err != nil {

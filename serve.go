@@ -152,7 +152,6 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(sniffTimeout),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(readBuffer),
 		// Windows that grow with the bandwidth (to 16 MiB) would be memory that a stream can fill unread.
 		grpc.StaticStreamWindowSize(64<<10),

@@ -168,21 +168,20 @@ func TestRetries(t *testing.T) {
 func TestPace(t *testing.T) {
 	var p pace
 	now := time.Now()
-	if p.pause(now) != 0 || p.pause(now) != 0 {
-		t.Error("it holds up without a reason")
+	want := func(first, second time.Duration, what string) {
+		t.Helper()
+		if a, b := p.pause(now), p.pause(now); a != first || b != second {
+			t.Errorf("pauses of %s and %s: it %s", a, b, what)
+		}
 	}
+	want(0, 0, "holds up without a reason")
 	p.slowDown(now, 5*time.Millisecond)
-	if p.pause(now) != 0 || p.pause(now) != 5*time.Millisecond {
-		t.Error("it does not keep what the server asked for")
-	}
+	want(0, 5*time.Millisecond, "does not keep what the server asked for")
 	now = now.Add(5 * time.Millisecond)
 	p.slowDown(now, time.Millisecond)
-	if p.pause(now) != 0 || p.pause(now) != 10*time.Millisecond {
-		t.Error("it does not double")
-	}
-	if now = now.Add(calm + 1); p.pause(now) != 0 || p.pause(now) != 0 {
-		t.Error("it never gets over it")
-	}
+	want(0, 10*time.Millisecond, "does not double")
+	now = now.Add(calm + 1)
+	want(0, 0, "never gets over it")
 }
 
 // A slow function of the program costs events, but not the newest state.

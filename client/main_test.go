@@ -226,12 +226,11 @@ type proxy struct {
 	target   string
 	wait     sync.WaitGroup
 
-	mu       sync.Mutex // guards the fields below
-	conns    map[net.Conn]struct{}
-	stalled  bool // nothing goes to either side
-	deaf     bool // nothing goes to the clients
-	changed  chan struct{}
-	toServer int // bytes that went to the server
+	mu      sync.Mutex // guards the fields below
+	conns   map[net.Conn]struct{}
+	stalled bool // nothing goes to either side
+	deaf    bool // nothing goes to the clients
+	changed chan struct{}
 }
 
 func startProxy(t *testing.T, s *server) *proxy {
@@ -284,7 +283,7 @@ func (p *proxy) copy(to, from net.Conn, toServer bool) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := from.Read(buf)
-		if err != nil || !p.pass(from, toServer, n) {
+		if err != nil || !p.pass(from, toServer) {
 			return
 		}
 		if _, err := to.Write(buf[:n]); err != nil {
@@ -294,14 +293,11 @@ func (p *proxy) copy(to, from net.Conn, toServer bool) {
 }
 
 // pass waits while the proxy stalls that direction. It returns false when the connection is gone.
-func (p *proxy) pass(conn net.Conn, toServer bool, n int) bool {
+func (p *proxy) pass(conn net.Conn, toServer bool) bool {
 	for {
 		p.mu.Lock()
 		blocked, changed := p.stalled || p.deaf && !toServer, p.changed
 		_, alive := p.conns[conn]
-		if toServer && !blocked {
-			p.toServer += n
-		}
 		p.mu.Unlock()
 		if !blocked || !alive {
 			return alive
@@ -339,12 +335,6 @@ func (p *proxy) cut() {
 	}
 	close(p.changed)
 	p.changed = make(chan struct{})
-}
-
-func (p *proxy) sent() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.toServer
 }
 
 // testLog is a log that a test can read while it is written.

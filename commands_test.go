@@ -199,7 +199,7 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("--help says nothing of %s", key)
 		}
 	}
-	for _, command := range []string{"serve", "chat", "user add", "user list", "user role", "user passwd", "user disable", "user enable", "backup", "restore", "export", "version"} {
+	for _, command := range []string{"serve", "chat", "user add", "user list", "user role", "user passwd", "user disable", "user enable", "backup", "restore", "export", "health", "version"} {
 		if !strings.Contains(help, command) {
 			t.Errorf("--help says nothing of %s", command)
 		}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -22,6 +23,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	switch {
@@ -42,6 +44,7 @@ type commands struct {
 	Restore restoreCommand `cmd:"" help:"Put a backup in the place of the data."`
 	Export  exportCommand  `cmd:"" help:"Print messages as lines of JSON, beside a running server."`
 	Migrate migrateCommand `cmd:"" help:"Copy all data from one database to another, such as from SQLite to PostgreSQL."`
+	Health  healthCommand  `cmd:"" help:"Ask a server whether it is ready: the exit status is 0 if it is, and else 1."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 
@@ -53,6 +56,20 @@ type stdio struct {
 
 // run is the program: it ends with ctx, or when its command is done.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) error {
+	kctx, _, err := parse(args, out, errOut)
+	if kctx == nil {
+		return err
+	}
+	kctx.BindTo(ctx, (*context.Context)(nil))
+	return kctx.Run(stdio{in, out, errOut}, rereader(func() (*serveCommand, error) {
+		_, cmds, err := parse(args, io.Discard, io.Discard)
+		return &cmds.Serve, err
+	}))
+}
+
+// parse reads the command line, the environment and the --config file. It returns no context if there is nothing to
+// run: after an error, or --help.
+func parse(args []string, out, errOut io.Writer) (*kong.Context, *commands, error) {
 	var cmds commands
 	exited := false
 	var parser *kong.Kong
@@ -66,17 +83,16 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		kong.Configuration(func(r io.Reader) (kong.Resolver, error) { return configFile(r, keysOf(parser.Model)) }),
 	)
 	if err != nil {
-		return err
+		return nil, &cmds, err
 	}
 	kctx, err := parser.Parse(args)
 	if exited {
-		return nil
+		return nil, &cmds, nil
 	}
 	if err != nil {
-		return fmt.Errorf("%w (grpcchatter --help shows what there is)", err)
+		return nil, &cmds, fmt.Errorf("%w (grpcchatter --help shows what there is)", err)
 	}
-	kctx.BindTo(ctx, (*context.Context)(nil))
-	return kctx.Run(stdio{in, out, errOut})
+	return kctx, &cmds, nil
 }
 
 // keysOf lists the configuration keys of the commands that take a --config file.
@@ -99,15 +115,16 @@ type serveCommand struct {
 	settings
 }
 
-func (c *serveCommand) Run(ctx context.Context, std stdio) error {
-	if err := c.dataSettings.check(); err != nil {
-		return err
-	}
-	cfg, err := c.settings.check()
+func (c *serveCommand) Run(ctx context.Context, std stdio, reread rereader) error {
+	hangups, stop := watchHangups(std.in)
+	defer stop()
+	cfg, err := c.check()
 	if err != nil {
 		return err
 	}
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	level := new(slog.LevelVar)
+	level.Set(cfg.LogLevel)
+	options := &slog.HandlerOptions{Level: level}
 	var handler slog.Handler = slog.NewTextHandler(std.err, options)
 	if cfg.LogJSON {
 		handler = slog.NewJSONHandler(std.err, options)
@@ -116,7 +133,25 @@ func (c *serveCommand) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	return s.run(ctx, std.out)
+	s.notifySocket = os.Getenv("NOTIFY_SOCKET")
+	ctx, cancel := context.WithCancel(ctx)
+	var reloading sync.WaitGroup
+	reloading.Go(func() {
+		if hangups.serve(ctx, func() { s.reload(c, reread, level) }) {
+			cancel()
+		}
+	})
+	err = s.run(ctx, std.out)
+	cancel()
+	reloading.Wait()
+	return err
+}
+
+func (c *serveCommand) check() (config, error) {
+	if err := c.dataSettings.check(); err != nil {
+		return config{}, err
+	}
+	return c.settings.check()
 }
 
 type chatCommand struct {

@@ -59,7 +59,9 @@ type server struct {
 	metrics         *metrics // nil: not asked for, as are the next two
 	metricsListener net.Listener
 	metricsServer   *http.Server
-	failed          chan error // what makes it impossible to go on
+	certificate     *certificate // nil: no TLS
+	notifySocket    string       // of the service manager; empty: none
+	failed          chan error   // what makes it impossible to go on
 	// stopped ends the streams that are no session.
 	stopped    context.Context
 	endStreams context.CancelFunc
@@ -86,7 +88,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		if err != nil {
 			return nil, err
 		}
-		secure = tlsConfig(cert)
+		s.certificate, secure = cert, tlsConfig(cert)
 	}
 	for _, addr := range cfg.Listen {
 		l, err := listen(cmp.Or(cfg.ListenKeys[addr], "LISTEN_ADDR"), addr, secure)
@@ -240,6 +242,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	background.Go(func() { s.store.tend(ctx, s.log) })
 	s.welcome(out)
 	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.place)
+	s.notify("READY=1")
 
 	select {
 	case <-ctx.Done():
@@ -263,6 +266,7 @@ func (s *server) serve(what string, err error) {
 // calls, and store what was handed over.
 func (s *server) stop() {
 	s.log.Info("stopping")
+	s.notify("STOPPING=1")
 	s.rest.stopping.Store(true)
 	s.health.Shutdown()
 	s.closeListeners()

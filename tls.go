@@ -61,6 +61,19 @@ func (c *certificate) load() error {
 	return nil
 }
 
+// reload reads the files at once, whether they look changed or not. An error leaves the certificate as it is.
+func (c *certificate) reload() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.version
+	c.version = [2]fileVersion{}
+	if err := c.load(); err != nil {
+		c.version = before
+		return fmt.Errorf("TLS_CERT, TLS_KEY: %w", err)
+	}
+	return nil
+}
+
 // get is a tls.Config's GetCertificate.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()

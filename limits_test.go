@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -11,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -102,23 +99,6 @@ func TestGuessesAtOnce(t *testing.T) {
 	if n := looked.Load(); n > 25 { // 20, and one more every 10 s
 		t.Errorf("50 guesses of a room password at once: %d of them are looked at, want 20", n)
 	}
-}
-
-// Who waits for a hash is told to come again while the answer can still be sent: nobody hangs until the
-// connection is cut (error table: OVERLOADED).
-func TestHashQueueEnds(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := newPasswords()
-		for range cap(p.slots) {
-			p.slots <- struct{}{} // hashes that take long, as they do when the machine is busy with other things
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), requestTimeout)
-		defer cancel()
-		if _, err := p.hash(ctx, testPassword); !errors.Is(err, errOverloaded) {
-			t.Errorf("a hash that does not get its turn: %v, want OVERLOADED", err)
-		}
-	})
 }
 
 // Too many wrong room passwords, and too many messages, of one user slow that user down, and nobody else

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -156,15 +157,22 @@ func TestAddressKey(t *testing.T) {
 
 // asking waits for a hash in a lane by a key, and tells who got one, in order.
 type asking struct {
-	t      *testing.T
-	p      *passwords
+	p *passwords
+
+	mu     sync.Mutex // guards the fields below, but not from who has waited for all others
 	served []string
 	ends   map[string][]error
 }
 
 func (a *asking) ask(lane int, key string) {
 	go func() {
-		err := a.p.run(withHashing(context.Background(), lane, key), func() { a.served = append(a.served, key) })
+		err := a.p.run(withHashing(context.Background(), lane, key), func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.served = append(a.served, key)
+		})
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		a.ends[key] = append(a.ends[key], err)
 	}()
 	synctest.Wait()
@@ -176,7 +184,7 @@ func TestHashingIsFair(t *testing.T) {
 	onlySQLite(t)
 	t.Parallel()
 	busy := func(t *testing.T, then func(a *asking)) *asking {
-		a := &asking{t: t, p: newPasswords(), ends: map[string][]error{}}
+		a := &asking{p: newPasswords(), ends: map[string][]error{}}
 		a.p.workers, a.p.busy = 1, 1 // a hash runs
 		then(a)
 		a.p.next() // it ends, and all others run one after the other

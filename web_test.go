@@ -357,14 +357,20 @@ func TestPageLargeRoom(t *testing.T) {
 	ben.wantQuiet()
 }
 
-// Who comes back with a token that has expired is told so, in plain words, and goes on after logging in.
+// Who comes back with a token that has expired is told so, in plain words, and goes on after logging in, whatever others
+// have guessed.
 func TestPageTokenExpires(t *testing.T) {
 	t.Parallel()
-	p := startServer(t, "--secret", testSecret)
+	p := startServer(t, "--secret", testSecret, "--rate-limits=on", "--limit-logins-per-account-and-address=1+1/1h")
 	b := startBrowser(t)
 	ann := b.open("ann", "http://"+p.addr+"/")
 	ann.register("ann")
 	ann.createRoom("Short", "")
+	for _, status := range []int{401, 429} {
+		if a := p.call("POST", "/login", "", credentialsJSON("ann", "a wrong password")); a.status != status {
+			t.Errorf("a guess: %d %v, want %d", a.status, a.json, status)
+		}
+	}
 	old := tokenMaker(t, testSecret)
 	old.now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
 	expired, err := old.userToken(user{ID: 1})

@@ -142,10 +142,7 @@ func (a *auth) sign(audience string, u user, room roomClaims) (string, error) {
 // authenticate checks a token of the kind that audience names, against the database too: the user is as it
 // was when the token was made, and the room still there.
 func (a *auth) authenticate(ctx context.Context, audience, token string) (c caller, err error) {
-	var cl claims
-	_, err = jwt.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) { return a.keys[audience], nil },
-		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithAudience(audience),
-		jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithTimeFunc(a.now))
+	cl, err := a.read(audience, token)
 	expired := errors.Is(err, jwt.ErrTokenExpired)
 	if err != nil && !expired {
 		return c, errTokenInvalid
@@ -200,6 +197,28 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	}
 	u.Hash = "" // a stream keeps the rest for as long as it lives
 	return caller{user: u, room: cl.roomClaims, restored: c.restored}, nil
+}
+
+// read reads a token of the kind that audience names. jwt.ErrTokenExpired: it is one, but has expired.
+func (a *auth) read(audience, token string) (cl claims, err error) {
+	_, err = jwt.ParseWithClaims(token, &cl, func(*jwt.Token) (any, error) { return a.keys[audience], nil },
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithAudience(audience),
+		jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithTimeFunc(a.now))
+	return cl, err
+}
+
+// wasOf tells whether a token is a user token of an account, whether or not it has expired. A new password makes it none.
+func (a *auth) wasOf(ctx context.Context, token, account string) bool {
+	cl, err := a.read(audienceUser, token)
+	if err != nil && !errors.Is(err, jwt.ErrTokenExpired) {
+		return false
+	}
+	id, err := strconv.ParseInt(cl.Subject, 10, 64)
+	if err != nil {
+		return false
+	}
+	u, err := a.store.userByID(ctx, id)
+	return err == nil && u.Version == cl.Version && nameKey(u.Name) == account
 }
 
 // unchanged returns errTokenInvalid if u is not what the database has any more.

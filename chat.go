@@ -67,7 +67,7 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 	if err := checkRoomPassword(password); err != nil {
 		return nil, err
 	}
-	if err := s.limits.create.take(userKey(callerOf(ctx).user.ID)); err != nil {
+	if err := take(try{s.limits.roomsPerUser, userKey(callerOf(ctx).user.ID)}); err != nil {
 		return nil, err
 	}
 	hash, err := s.passwords.hash(ctx, password)
@@ -189,14 +189,15 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 		return room, nil
 	}
 	key := userKey(u.ID)
+	tries := []try{{s.limits.roomPasswordsPerUserAndRoom, key + " " + code}, {s.limits.roomPasswordsPerUser, key}}
 	// Counted before it is looked at: else many at once would all be.
-	if err := s.limits.join.take(key); err != nil {
+	if err := take(tries...); err != nil {
 		return roomRow{}, err
 	}
 	// Where there is no room, the hash is empty: one answer, in the same time.
 	ok, err := s.passwords.check(ctx, room.Hash, password)
 	if ok || err != nil {
-		s.limits.join.giveBack(key)
+		giveBack(tries...)
 	}
 	switch {
 	case err != nil:
@@ -306,7 +307,7 @@ func (s *chatServer) post(ctx context.Context, body, clientMessageID string) (ui
 	if field, rule := s.broken(&chatRequest{body: body, clientMessageID: clientMessageID}, false); rule != "" {
 		return 0, invalid(field, rule)
 	}
-	if err := s.limits.message.take(userKey(c.user.ID)); err != nil {
+	if err := take(try{s.limits.messagesPerUser, userKey(c.user.ID)}); err != nil {
 		return 0, err
 	}
 	p, err := s.hub.poster(ctx, c.room.RoomID, c.user)

@@ -31,7 +31,7 @@ type settings struct {
 	MetricsAddr         string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
 	MessageRetention    string `env:"MESSAGE_RETENTION" placeholder:"DURATION|N" help:"How old messages are removed: those older than a duration, such as 720h; all but the newest N of a room; or both, by comma. Default: they are kept for ever."`
 	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
-	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether log-ins, joins and messages are limited."`
+	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether the limits named LIMIT_… hold."`
 	LogLevel            string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat           string `env:"LOG_FORMAT" default:"text" placeholder:"text|json" help:"How the log on stderr is written."`
 	SQLiteSynchronous   string `name:"sqlite-synchronous" env:"SQLITE_SYNCHRONOUS" default:"full" placeholder:"full|normal" help:"full: what was acknowledged survives a power failure. normal: it survives a crash of the process."`
@@ -39,6 +39,7 @@ type settings struct {
 	RESTServerPort      string `name:"rest-server-port" env:"REST_SERVER_PORT" placeholder:"PORT"`
 	GRPCServerAddress   string `name:"grpc-server-address" env:"GRPC_SERVER_ADDRESS" placeholder:"HOST" help:"With GRPC_SERVER_PORT: one more address to listen on."`
 	GRPCServerPort      string `name:"grpc-server-port" env:"GRPC_SERVER_PORT" placeholder:"PORT"`
+	limitSettings
 }
 
 // dataSettings are those that commands beside the server need too.
@@ -74,6 +75,7 @@ type config struct {
 	Retention        retention
 	RegistrationOpen bool
 	RateLimits       bool
+	Limits           limits // as RateLimits says, and nothing used of them
 	LogLevel         slog.Level
 	LogJSON          bool
 }
@@ -167,6 +169,9 @@ func (s settings) check() (c config, err error) {
 	}
 	c.RegistrationOpen = choice("REGISTRATION", s.Registration, "open", "closed") == "open"
 	c.RateLimits = choice("RATE_LIMITS", s.RateLimits, "on", "off") == "on"
+	if c.Limits = s.limitSettings.check(bad); !c.RateLimits {
+		c.Limits = limits{}
+	}
 	c.LogJSON = choice("LOG_FORMAT", s.LogFormat, "text", "json") == "json"
 	c.Synchronous = choice("SQLITE_SYNCHRONOUS", s.SQLiteSynchronous, "full", "normal")
 	_ = c.LogLevel.UnmarshalText([]byte(choice("LOG_LEVEL", s.LogLevel, "debug", "info", "warn", "error"))) // choice has checked it

@@ -22,7 +22,9 @@ import (
 // configKeys are the keys of the design's table.
 var configKeys = []string{"LISTEN_ADDR", "DATABASE_URL", "SECRET", "SECRET_FILE", "TOKEN_DURATION", "SHORT_CODE_LENGTH", "MAX_MESSAGE_QUEUE_SIZE",
 	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "METRICS_ADDR", "MESSAGE_RETENTION", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
-	"REST_SERVER_ADDRESS", "REST_SERVER_PORT", "GRPC_SERVER_ADDRESS", "GRPC_SERVER_PORT"}
+	"REST_SERVER_ADDRESS", "REST_SERVER_PORT", "GRPC_SERVER_ADDRESS", "GRPC_SERVER_PORT",
+	"LIMIT_LOGINS_PER_ADDRESS", "LIMIT_LOGINS_PER_ACCOUNT_AND_ADDRESS", "LIMIT_LOGINS_PER_ACCOUNT", "LIMIT_REGISTRATIONS_PER_ADDRESS",
+	"LIMIT_ROOM_PASSWORDS_PER_USER_AND_ROOM", "LIMIT_ROOM_PASSWORDS_PER_USER", "LIMIT_ROOMS_PER_USER", "LIMIT_MESSAGES_PER_USER"}
 
 func flagOf(key string) string { return "--" + strings.ReplaceAll(strings.ToLower(key), "_", "-") }
 
@@ -104,6 +106,19 @@ func TestConfigDefaults(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults: %+v\nwant: %+v", got, want)
 	}
+	defaults := map[string]string{
+		"logins_per_address": "100+1s", "logins_per_account_and_address": "10+10s", "logins_per_account": "50+1m12s", "registrations_per_address": "200+1s",
+		"room_passwords_per_user_and_room": "20+10s", "room_passwords_per_user": "100+5s", "rooms_per_user": "100+5s", "messages_per_user": "5000+5ms",
+	}
+	for _, l := range got.Limits.all() {
+		if limit := fmt.Sprint(l.burst, "+", l.interval); limit != defaults[l.name] {
+			t.Errorf("the default of %s is %s, want %s", l.name, limit, defaults[l.name])
+		}
+		delete(defaults, l.name)
+	}
+	if len(defaults) > 0 {
+		t.Errorf("there are no limits %v", defaults)
+	}
 	if cmds.Serve.DatabaseURL != "sqlite:grpcchatter.db" {
 		t.Errorf("DATABASE_URL: %s", cmds.Serve.DatabaseURL)
 	}
@@ -149,8 +164,8 @@ func TestConfigPrecedence(t *testing.T) {
 		if key == "LISTEN_ADDR" {
 			base = nil
 		}
-		if pair, ok := strings.CutSuffix(key, "_ADDRESS"); ok {
-			base = append(base, flagOf(pair+"_PORT")+"=0")
+		if pair, ok := strings.CutSuffix(key, "_SERVER_ADDRESS"); ok {
+			base = append(base, flagOf(pair+"_SERVER_PORT")+"=0")
 		}
 		for _, c := range []struct{ flag, env, file, emptyEnv bool }{
 			{true, true, true, false}, {true, false, true, false}, {true, true, false, false}, {true, false, false, false},
@@ -209,7 +224,9 @@ func TestConfigBadValues(t *testing.T) {
 	numbers := []string{"", "0", "-1", "x", "6.0", "0x10", "1e3", "9999999999999999999999", "1_000", " 6"}
 	ports := []string{"-1", "65536", "x", "80 ", "0x50", "http"}
 	switches := []string{"", "true", "1", "yes", "on off", "open,closed"}
-	for key, bad := range map[string][]string{
+	badLimits := []string{"", "on", "10", "10/10s", "10+1", "+1/1s", "10+1/", "0+1/1s", "10+0/1s", "-1+1/1s", "10+-1/1s", "1_0+1/1s", "100001+1/1s", "10+1000001/1s",
+		"10+1/0s", "10+1/-1s", "10+1/999us", "10+1/24h1s", "10+1/s", "10+1/10", " 10+1/1s", "10 +1/1s", "10+1/1s,5+1/1s", "1e3+1/1s", "99999999999999999999+1/1s"}
+	bads := map[string][]string{
 		"LISTEN_ADDR":            {"", "8080", "localhost", "127.0.0.1", ":http", ":65536", ":-1", "a:b:c", "127.0.0.1:0,", ",", "[::1", "http://127.0.0.1:0", "127.0.0.1:0;127.0.0.1:1", "192.0.2.1:0"},
 		"DATABASE_URL":           {"sqlite:", "grpcchatter.db", "mysql://user:hunter2hunter2@host/db", "file:x.db", "sqlite"},
 		"SECRET":                 {"x", strings.Repeat("x", 31)},
@@ -228,7 +245,13 @@ func TestConfigBadValues(t *testing.T) {
 		"REST_SERVER_ADDRESS": {"127.0.0.1"}, "GRPC_SERVER_ADDRESS": {"127.0.0.1"}, // without a port
 		"METRICS_ADDR": {"9090", "localhost", ":http", ":65536", "a:b:c", "[::1", "http://127.0.0.1:0", "127.0.0.1:0,127.0.0.1:0", "192.0.2.1:0"},
 		"TLS_CERT":     {"cert.pem"}, "TLS_KEY": {"key.pem"}, // one without the other
-	} {
+	}
+	for _, key := range configKeys {
+		if strings.HasPrefix(key, "LIMIT_") {
+			bads[key] = badLimits
+		}
+	}
+	for key, bad := range bads {
 		base := []string{"--listen-addr=127.0.0.1:0"}
 		if key == "LISTEN_ADDR" {
 			base = nil

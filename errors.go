@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
@@ -90,12 +91,15 @@ var (
 	errFrameTooLarge = errBodyTooLarge.saying("The frame is too large; the first one, which holds the token, may have 16 KiB and MAX_MESSAGE_SIZE.")
 )
 
-// retryIn is errRateLimited with the time to wait.
+// retryIn is errRateLimited with the time to wait, for a person too: the end of a WebSocket has no other place for it.
 func retryIn(d time.Duration) error {
-	e := *errRateLimited
+	e := errRateLimited.saying(fmt.Sprintf("Too many tries or messages: try again in %d s.", wholeSeconds(d)))
 	e.Retry = d
-	return &e
+	return e
 }
+
+// wholeSeconds rounds up: who comes then does not come too early.
+func wholeSeconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
 // toAPIError turns any error into one that a caller may see. What no rule names becomes errInternal, and its
 // cause goes to the log.
@@ -147,7 +151,7 @@ func grpcError(ctx context.Context, log *slog.Logger, err error) error {
 func writeError(ctx context.Context, log *slog.Logger, w http.ResponseWriter, err error) {
 	e := toAPIError(ctx, log, err)
 	if e.Retry > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.Retry.Seconds()))))
+		w.Header().Set("Retry-After", strconv.Itoa(wholeSeconds(e.Retry)))
 	}
 	writeJSON(w, e.HTTP, struct {
 		Error string `json:"error"`

@@ -36,6 +36,7 @@ type metrics struct {
 	calls     *prometheus.CounterVec // by method and code
 	requests  *prometheus.CounterVec // by route and status
 	badLogins prometheus.Counter
+	limited   *prometheus.CounterVec // by limit
 	dbErrors  *prometheus.CounterVec // by kind
 }
 
@@ -70,6 +71,7 @@ func newMetrics() *metrics {
 	m.calls = counters("grpc_calls_total", "gRPC calls that have ended, by method and code.", "method", "code")
 	m.requests = counters("http_requests_total", "HTTP requests, by route and status.", "route", "status")
 	m.badLogins = counter("logins_failed_total", "Log-ins with a wrong name or password.")
+	m.limited = counters("rate_limited_total", "What a limit has refused, by the limit: its key without LIMIT_, in lower case.", "limit")
 	m.dbErrors = counters("database_errors_total", "Errors of the database, by kind.", "kind")
 	for _, transport := range []string{transportGRPC, transportOriginal, transportSocket} {
 		m.sessions.WithLabelValues(transport)
@@ -202,6 +204,18 @@ func (m *metrics) requested(route string, status int) {
 func (m *metrics) loginFailed() {
 	if m != nil {
 		m.badLogins.Inc()
+	}
+}
+
+// count counts what the limits refuse.
+func (m *metrics) count(limits limits) {
+	if m == nil {
+		return
+	}
+	for _, l := range limits.all() {
+		if l != nil {
+			l.refused = m.limited.WithLabelValues(l.name)
+		}
 	}
 }
 

@@ -81,7 +81,7 @@ func (s scraped) value(name string, labels ...string) (sum float64) {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	const roomName, body = "a room", "what is said"
-	p, addr := startMeasured(t)
+	p, addr := startMeasured(t, "--rate-limits=on")
 	alice, bob := p.login("alice"), p.login("bob")
 	conn := p.dial()
 	api := pb.NewGRPCChatterClient(conn)
@@ -178,7 +178,7 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"code", "commit", "go", "kind", "method", "platform", "route", "status", "transport", "version"}; !slices.Equal(slices.Sorted(maps.Keys(labels)), want) {
+	if want := []string{"code", "commit", "go", "kind", "limit", "method", "platform", "route", "status", "transport", "version"}; !slices.Equal(slices.Sorted(maps.Keys(labels)), want) {
 		t.Errorf("the labels are %v, want %v: is a user or a room one?", slices.Sorted(maps.Keys(labels)), want)
 	}
 

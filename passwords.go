@@ -7,7 +7,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -24,44 +26,197 @@ const (
 	argonSalt    = 16
 )
 
-// hashQueue is how many callers may wait for a hash: about 2 s of work for one processor.
-const hashQueue = 64
-
-// hashWait is how long one may wait, when the processor has much else to do.
-const hashWait = 10 * time.Second
+const (
+	// hashQueue is how many of each lane may wait for a hash: about 2 s of work for one processor.
+	hashQueue = 64
+	// hashWait is how long one may wait, when the processor has much else to do.
+	hashWait = 10 * time.Second
+)
 
 // passwords hashes and checks passwords, few at a time: each hash takes 19 MiB and some 25 ms of a
 // processor, which a flood of log-ins must not take from those who chat. It is safe for concurrent use.
+//
+// Who waits stands in one of two lanes, which take turns: those who are known, by a token or by an address, do not wait
+// for strangers. In a lane those turns go round by key, such as an address, so that it counts for nothing how many
+// requests a key has there.
 type passwords struct {
-	slots chan struct{} // one for each hash that runs
-	queue chan struct{} // one for each caller inside
+	workers int
+
+	mu    sync.Mutex // guards the fields below
+	busy  int        // hashes that run
+	lanes [2]lane
+	last  int // the lane that had the last turn
 }
 
+// The lanes.
+const (
+	laneStrangers = iota
+	laneKnown
+)
+
+// lane is who waits, by key; the key that has the next turn first. No key is without a turn.
+type lane struct {
+	keys []*waiters
+	n    int // turns of all
+}
+
+type waiters struct {
+	key   string
+	turns []*turn
+}
+
+// turn is one caller's. Its channel takes true when it may hash, and false when it was put out.
+type turn struct{ ready chan bool }
+
 func newPasswords() *passwords {
-	workers := max(1, runtime.NumCPU()/2)
-	return &passwords{slots: make(chan struct{}, workers), queue: make(chan struct{}, workers+hashQueue)}
+	return &passwords{workers: max(1, runtime.NumCPU()/2)}
+}
+
+type hashingKey struct{}
+
+type hashing struct {
+	lane int
+	key  string
+}
+
+// withHashing says in which lane and by which key a call waits that has no token.
+func withHashing(ctx context.Context, lane int, key string) context.Context {
+	return context.WithValue(ctx, hashingKey{}, hashing{lane, key})
+}
+
+// hashingOf returns what withHashing said, or the lane of those who are known and the caller's key.
+func hashingOf(ctx context.Context) hashing {
+	if h, ok := ctx.Value(hashingKey{}).(hashing); ok {
+		return h
+	}
+	return hashing{laneKnown, "user " + userKey(callerOf(ctx).user.ID)}
 }
 
 // run waits for its turn and calls fn. errOverloaded: too many wait already.
 func (p *passwords) run(ctx context.Context, fn func()) error {
-	select {
-	case p.queue <- struct{}{}:
-		defer func() { <-p.queue }()
-	default:
-		return errOverloaded
+	h := hashingOf(ctx)
+	t, err := p.enter(h)
+	if err != nil {
+		return err
 	}
-	late := time.NewTimer(hashWait)
-	defer late.Stop()
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-late.C:
-		return errOverloaded
-	case <-ctx.Done():
-		return ctx.Err()
+	if t != nil {
+		if err := p.await(ctx, h, t); err != nil {
+			return err
+		}
 	}
+	defer p.next()
 	fn()
 	return nil
+}
+
+// enter takes a place, and returns the turn to wait for; nil: there is nobody to wait for.
+func (p *passwords) enter(h hashing) (*turn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.busy < p.workers {
+		p.busy++
+		return nil, nil
+	}
+	return p.lanes[h.lane].add(h.key)
+}
+
+// add adds a turn of a key. In a full lane it takes the place of one whose key has more of them.
+func (l *lane) add(key string) (*turn, error) {
+	var own, longest *waiters
+	for _, w := range l.keys {
+		if w.key == key {
+			own = w
+		}
+		if longest == nil || len(w.turns) > len(longest.turns) {
+			longest = w
+		}
+	}
+	if own == nil {
+		own = &waiters{key: key}
+	}
+	if l.n >= hashQueue {
+		if len(longest.turns) < len(own.turns)+2 {
+			return nil, errOverloaded
+		}
+		last := len(longest.turns) - 1
+		longest.turns[last].ready <- false
+		longest.turns = longest.turns[:last]
+		l.n--
+	}
+	t := &turn{ready: make(chan bool, 1)}
+	if own.turns = append(own.turns, t); len(own.turns) == 1 {
+		l.keys = append(l.keys, own)
+	}
+	l.n++
+	return t, nil
+}
+
+// await waits for a turn.
+func (p *passwords) await(ctx context.Context, h hashing, t *turn) error {
+	late := time.NewTimer(hashWait)
+	defer late.Stop()
+	err := error(errOverloaded)
+	select {
+	case ok := <-t.ready:
+		if !ok {
+			return errOverloaded
+		}
+		return nil
+	case <-late.C:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	p.mu.Lock()
+	gone := p.lanes[h.lane].remove(h.key, t)
+	p.mu.Unlock()
+	if !gone && <-t.ready { // it came just now
+		p.next()
+	}
+	return err
+}
+
+// remove takes a turn out. It returns false if it is out already.
+func (l *lane) remove(key string, t *turn) bool {
+	for i, w := range l.keys {
+		j := slices.Index(w.turns, t)
+		if w.key != key || j < 0 {
+			continue
+		}
+		if w.turns = slices.Delete(w.turns, j, j+1); len(w.turns) == 0 {
+			l.keys = slices.Delete(l.keys, i, i+1)
+		}
+		l.n--
+		return true
+	}
+	return false
+}
+
+// next gives a hash's place to who waits: to the other lane than the last time, if somebody waits there.
+func (p *passwords) next() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	other := 1 - p.last
+	if p.lanes[other].n == 0 {
+		other = p.last
+	}
+	if p.lanes[other].n == 0 {
+		p.busy--
+		return
+	}
+	p.last = other
+	p.lanes[other].pop().ready <- true
+}
+
+// pop takes out the next turn, of a key that then is the last one.
+func (l *lane) pop() *turn {
+	w := l.keys[0]
+	t := w.turns[0]
+	l.keys = slices.Delete(l.keys, 0, 1)
+	if w.turns = slices.Delete(w.turns, 0, 1); len(w.turns) > 0 {
+		l.keys = append(l.keys, w)
+	}
+	l.n--
+	return t
 }
 
 // hash returns a PHC string of a new salt and the password.

@@ -35,6 +35,7 @@ type restServer struct {
 	auth             *auth
 	passwords        *passwords
 	limits           limits
+	known            *known
 	log              *slog.Logger
 	metrics          *metrics // nil: none
 	registrationOpen bool
@@ -223,20 +224,23 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	if err := checkNewPassword(c.UserName, c.Password); err != nil {
 		return nil, err
 	}
-	if err := s.limits.register.take(remoteIP(r)); err != nil {
+	address := addressKey(remoteIP(r))
+	if err := take(try{s.limits.registrationsPerAddress, address}); err != nil {
 		return nil, err
 	}
 	// Asked first only to spare the hash: addUser decides.
 	if _, err := s.store.userByName(r.Context(), c.UserName); err == nil {
 		return nil, errNameTaken
 	}
-	hash, err := s.passwords.hash(r.Context(), c.Password)
+	hash, err := s.passwords.hash(withHashing(r.Context(), laneStrangers, address), c.Password)
 	if err != nil {
 		return nil, err
 	}
 	u, err := s.store.addUser(r.Context(), c.UserName, hash, roleUser)
 	if errors.Is(err, errConflict) {
 		return nil, errNameTaken
+	} else if err == nil {
+		s.known.add(nameKey(u.Name), address)
 	}
 	return account{u.ID, u.CreatedAt, u.Name, u.Role}, err
 }
@@ -252,24 +256,20 @@ func (s *restServer) login(r *http.Request) (any, error) {
 	case c.Password == "":
 		return nil, invalid("password", "The password is missing.")
 	}
-	ip := remoteIP(r)
-	// By address too, so that nobody can slow down the owner of an account from elsewhere.
-	account := ip + " " + nameKey(c.UserName)
-	if err := s.limits.loginIP.take(ip); err != nil {
+	ctx := r.Context()
+	account, address := nameKey(c.UserName), addressKey(remoteIP(r))
+	tries, hashing := s.loginTries(r, account, address)
+	// Counted before it is looked at: else many at once would all be.
+	if err := take(tries...); err != nil {
 		return nil, err
 	}
-	if err := s.limits.login.take(account); err != nil {
-		s.limits.loginIP.giveBack(ip)
-		return nil, err
-	}
+	ctx = context.WithValue(ctx, hashingKey{}, hashing)
 	guessed := false
 	defer func() {
 		if !guessed {
-			s.limits.login.giveBack(account)
-			s.limits.loginIP.giveBack(ip)
+			giveBack(tries...)
 		}
 	}()
-	ctx := r.Context()
 	u, err := s.store.userByName(ctx, c.UserName)
 	if err != nil && !errors.Is(err, errNotFound) {
 		return nil, err
@@ -293,8 +293,27 @@ func (s *restServer) login(r *http.Request) (any, error) {
 			}
 		}
 	}
+	s.known.add(account, address)
 	token, err := s.auth.userToken(u)
 	return tokenAnswer{token}, err
+}
+
+// loginTries says which limits a log-in counts in, and how it waits for its hash. Guesses from many addresses at one account
+// are held together by the limit of that account. Who comes from where the account was used before, or sends an earlier
+// token of it, does not count there, nor with what else comes from its address: else anybody could keep the owner out.
+// Such a client has one narrow limit of its own: a device cookie's, as OWASP names it.
+func (s *restServer) loginTries(r *http.Request, account, address string) ([]try, hashing) {
+	own := address
+	if token, err := bearerToken(r.Header.Values("Authorization")); err == nil && s.auth.wasOf(r.Context(), token, account) {
+		own = token
+	} else if !s.known.has(account, address) {
+		return []try{
+			{s.limits.loginsPerAddress, address},
+			{s.limits.loginsPerAccountAndAddress, address + " " + account},
+			{s.limits.loginsPerAccount, account},
+		}, hashing{laneStrangers, address}
+	}
+	return []try{{s.limits.loginsPerAccountAndAddress, own + " " + account}}, hashing{laneKnown, address}
 }
 
 type tokenAnswer struct {

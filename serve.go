@@ -129,10 +129,8 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	}
 	auth.stopped, auth.metrics = s.stopped, s.metrics
 	passwords := newPasswords()
-	var limits limits
-	if cfg.RateLimits {
-		limits = newLimits()
-	}
+	limits := cfg.Limits
+	s.metrics.count(limits)
 	s.hub = newHub(cfg.RingMessages, s.store.lastSeq)
 	s.committer = newCommitter(s.store, log, cfg.MaxMessage)
 	s.hub.metrics, s.committer.metrics = s.metrics, s.metrics
@@ -143,7 +141,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
-	s.rest = &restServer{store: s.store, chat: s.chat, assets: assets, auth: auth, passwords: passwords, limits: limits, log: log, metrics: s.metrics, registrationOpen: cfg.RegistrationOpen}
+	s.rest = &restServer{store: s.store, chat: s.chat, assets: assets, auth: auth, passwords: passwords, limits: limits, known: newKnown(), log: log, metrics: s.metrics, registrationOpen: cfg.RegistrationOpen}
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
 		grpc.Creds(plainCredentials{insecure.NewCredentials()}),

@@ -204,7 +204,7 @@ func (st *stream) handle(req *chatRequest) bool {
 		s.end(invalid(field, rule))
 		return false
 	}
-	if err := st.server.limits.message.take(userKey(s.userID)); err != nil {
+	if err := take(try{st.server.limits.messagesPerUser, userKey(s.userID)}); err != nil {
 		s.end(err)
 		return false
 	}

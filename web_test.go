@@ -357,14 +357,20 @@ func TestPageLargeRoom(t *testing.T) {
 	ben.wantQuiet()
 }
 
-// Who comes back with a token that has expired is told so, in plain words, and goes on after logging in.
+// Who comes back with a token that has expired is told so, in plain words, and goes on after logging in, whatever others
+// have guessed.
 func TestPageTokenExpires(t *testing.T) {
 	t.Parallel()
-	p := startServer(t, "--secret", testSecret)
+	p := startServer(t, "--secret", testSecret, "--rate-limits=on", "--limit-logins-per-account-and-address=1+1/1h")
 	b := startBrowser(t)
 	ann := b.open("ann", "http://"+p.addr+"/")
 	ann.register("ann")
 	ann.createRoom("Short", "")
+	for _, status := range []int{401, 429} {
+		if a := p.call("POST", "/login", "", credentialsJSON("ann", "a wrong password")); a.status != status {
+			t.Errorf("a guess: %d %v, want %d", a.status, a.json, status)
+		}
+	}
 	old := tokenMaker(t, testSecret)
 	old.now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
 	expired, err := old.userToken(user{ID: 1})
@@ -418,4 +424,32 @@ func TestPageAfterRestore(t *testing.T) {
 	eventually(t, patience, "what the server has", shows("one", "anew"))
 	p.say("mine")
 	eventually(t, patience, "a message of the page", shows("one", "anew", "mine"))
+}
+
+// Who writes faster than the server allows is told so; the page waits, comes back, and sends the rest once, in order.
+func TestPageRateLimited(t *testing.T) {
+	t.Parallel()
+	b := startBrowser(t)
+	p, metrics := startMeasured(t, "--rate-limits=on", "--limit-messages-per-user=3+1/700ms")
+	ann := b.open("ann", "http://"+p.addr+"/")
+	ann.register("ann")
+	ann.createRoom("Tea", "")
+	var said []string
+	for i := range 6 {
+		said = append(said, fmt.Sprint("message ", i))
+		ann.say(said[i])
+	}
+	ann.awaitText("#chat", "faster than the server allows")
+	ann.await("document.querySelectorAll('#messages > li[data-state=sent]').length === 6")
+	if got := ann.messages(); !slices.Equal(got, said) {
+		t.Errorf("the page shows %q", got)
+	}
+	got, _ := scrape(t, metrics)
+	if n := got.value("grpcchatter_sessions_opened_total"); n < 2 || n > 6 {
+		t.Errorf("%v sessions for 6 messages, want few", n)
+	}
+	if n := got.value("grpcchatter_messages_stored_total"); n != 6 {
+		t.Errorf("%v messages are stored", n)
+	}
+	ann.wantQuiet()
 }

@@ -564,3 +564,55 @@ func TestOtherUser(t *testing.T) {
 		t.Errorf("the messages are of %v", names)
 	}
 }
+
+// Who sends faster than the server allows is slowed down: the room comes back when the server says, not at once and again
+// and again, and every message is stored once, in order.
+func TestSlowedDown(t *testing.T) {
+	t.Parallel()
+	const n, burst = 20, 5
+	s := startServer(t, "--rate-limits=on", fmt.Sprintf("--limit-messages-per-user=%d+1/100ms", burst))
+	c := newUser(t, s.addr, "ann")
+	var streams atomic.Int32
+	r := join(t, c, createRoom(t, c), client.OnState(func(state client.ConnState, _ error) {
+		if state == client.Connected {
+			streams.Add(1)
+		}
+	}))
+	var stored []func() (uint64, error)
+	for i := range n {
+		wait, err := r.Queue(t.Context(), fmt.Sprint(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored = append(stored, wait)
+	}
+	for i, wait := range stored {
+		if seq, err := wait(); err != nil || seq != uint64(i+1) {
+			t.Errorf("message %d: %d %v", i, seq, err)
+		}
+	}
+	for i, m := range receive(t, r, 0, n) {
+		if m.Body != fmt.Sprint(i) {
+			t.Errorf("message %d is %q", i, m.Body)
+		}
+	}
+	if got := streams.Load(); got < 2 || got > 6 {
+		t.Errorf("%d streams for %d messages, want few", got, n)
+	}
+}
+
+// Who has logged in before sends its token along when it does so again: guesses of others at the account do not keep it out.
+func TestLoginAmongGuesses(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "--rate-limits=on", "--limit-logins-per-account-and-address=1+1/1h")
+	ann := newUser(t, s.addr, "ann")
+	other := newClient(t, s.addr)
+	if err := other.Login(t.Context(), "ann", "a wrong password"); !errors.Is(err, client.ErrInvalidCredentials) {
+		t.Errorf("a guess: %v", err)
+	}
+	err := other.Login(t.Context(), "ann", password)
+	if e, ok := errors.AsType[*client.Error](err); !ok || !errors.Is(err, client.ErrRateLimited) || e.RetryAfter < 59*time.Minute {
+		t.Errorf("after it, with no token: %v", err)
+	}
+	login(t, ann, "ann")
+}

@@ -42,17 +42,17 @@ func newHTTPClient(cfg *tls.Config) *http.Client {
 	}
 }
 
-// post sends in as JSON to a REST route, and reads the answer into out.
-func (c *Client) post(ctx context.Context, path string, in account, out any) error {
+// post sends in as JSON to a REST route, with a token if there is one, and reads the answer into out.
+func (c *Client) post(ctx context.Context, path, token string, in account, out any) error {
 	if err := checkText(in.UserName, in.Password); err != nil { // JSON would change it
 		return err
 	}
 	ctx, cancel := c.callContext(ctx, c.ctx)
 	defer cancel()
-	return callError(ctx, c.exchange(ctx, path, in, out))
+	return callError(ctx, c.exchange(ctx, path, token, in, out))
 }
 
-func (c *Client) exchange(ctx context.Context, path string, in account, out any) error {
+func (c *Client) exchange(ctx context.Context, path, token string, in account, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
@@ -62,6 +62,9 @@ func (c *Client) exchange(ctx context.Context, path string, in account, out any)
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -54,9 +54,9 @@ export function register(userName, password) {
   return call("POST", "/register", { body: { user_name: userName, password } });
 }
 
-/** Returns the user token. */
-export async function login(userName, password) {
-  return (await call("POST", "/login", { body: { user_name: userName, password } })).token;
+/** Returns the user token. An `earlier` one of the user, if there is one, may have expired. */
+export async function login(userName, password, earlier) {
+  return (await call("POST", "/login", { token: earlier, body: { user_name: userName, password } })).token;
 }
 
 /** Returns the rooms that the user is a member of. */

@@ -38,6 +38,7 @@ class App {
       return;
     }
     this.#store.account = null;
+    this.#signIn.earlier = reason ? this.#token : null; // without one, it was the person who left
     this.#close(reason);
   }
 

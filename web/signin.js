@@ -5,6 +5,9 @@ const bytes = (text) => new TextEncoder().encode(text).length;
 
 /** The screen to log in or register. `onAccount({ token, userName })` is called once that has worked. */
 export class SignIn {
+  /** The token of who was here until it was refused, or null: with it, what others guess keeps nobody out. */
+  earlier = null;
+
   #screen;
   #form;
   #error;
@@ -72,7 +75,7 @@ export class SignIn {
     this.#form.ariaBusy = "true";
     try {
       if (this.#registering) await api.register(userName, password);
-      this.#onAccount({ token: await api.login(userName, password), userName });
+      this.#onAccount({ token: await api.login(userName, password, this.earlier), userName });
     } catch (error) {
       setText(this.#error, error.message);
     } finally {

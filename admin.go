@@ -39,10 +39,12 @@ func (d dataSettings) withStore(ctx context.Context, create bool, fn func(*store
 	return errors.Join(fn(st), st.close())
 }
 
-// change applies fn to an account.
-func (d dataSettings) change(ctx context.Context, name string, fn func(*user)) error {
+// change applies fn to an account, and notes the action in the audit log.
+func (d dataSettings) change(ctx context.Context, name, action string, fn func(*user) (detail string)) error {
 	return d.withStore(ctx, false, func(st *store) error {
-		err := st.changeUser(ctx, name, fn)
+		_, err := st.changeUser(ctx, user{}, name, func(u *user) ([]auditEntry, error) {
+			return []auditEntry{{action, u.Name, fn(u)}}, nil
+		})
 		if errors.Is(err, errNotFound) {
 			return fmt.Errorf("there is no account %q", name)
 		}
@@ -69,7 +71,7 @@ func (c *userAdd) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	return c.withStore(ctx, true, func(st *store) error {
-		u, err := st.addUser(ctx, c.Name, hashPassword(password), role)
+		u, err := st.addUser(ctx, c.Name, hashPassword(password), role, auditEntry{auditUserCreated, c.Name, role})
 		if errors.Is(err, errConflict) {
 			return fmt.Errorf("the user name %q is taken", c.Name)
 		} else if err != nil {
@@ -92,7 +94,10 @@ func (c *userList) Run(ctx context.Context, std stdio) error {
 		fmt.Fprintln(w, "ID\tNAME\tROLE\tSTATE\tCREATED")
 		for _, u := range users {
 			state := "enabled"
-			if u.Disabled {
+			switch {
+			case u.Deleted:
+				state = "deleted"
+			case u.Disabled:
 				state = "disabled"
 			}
 			name := u.Name
@@ -116,7 +121,7 @@ func (c *userRole) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	err = c.change(ctx, c.Name, func(u *user) { u.Role = role })
+	err = c.change(ctx, c.Name, auditUserRole, func(u *user) string { return u.setRole(role) })
 	return say(err, std, "%s has the role %s now.", c.Name, role)
 }
 
@@ -131,7 +136,7 @@ func (c *userPasswd) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	hash := hashPassword(password)
-	err = c.change(ctx, c.Name, func(u *user) { u.Hash = hash })
+	err = c.change(ctx, c.Name, auditUserPassword, func(u *user) string { u.Hash = hash; return "" })
 	return say(err, std, "%s has a new password.", c.Name)
 }
 
@@ -141,7 +146,7 @@ type userDisable struct {
 }
 
 func (c *userDisable) Run(ctx context.Context, std stdio) error {
-	err := c.change(ctx, c.Name, func(u *user) { u.Disabled = true })
+	err := c.change(ctx, c.Name, auditUserDisabled, func(u *user) string { u.Disabled = true; return "" })
 	return say(err, std, "%s is disabled.", c.Name)
 }
 
@@ -151,7 +156,7 @@ type userEnable struct {
 }
 
 func (c *userEnable) Run(ctx context.Context, std stdio) error {
-	err := c.change(ctx, c.Name, func(u *user) { u.Disabled = false })
+	err := c.change(ctx, c.Name, auditUserEnabled, func(u *user) string { u.Disabled = false; return "" })
 	return say(err, std, "%s is enabled.", c.Name)
 }
 

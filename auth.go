@@ -221,13 +221,20 @@ func (a *auth) wasOf(ctx context.Context, token, account string) bool {
 	return err == nil && u.Version == cl.Version && nameKey(u.Name) == account
 }
 
-// unchanged returns errTokenInvalid if u is not what the database has any more.
-func (a *auth) unchanged(ctx context.Context, u user) error {
-	now, err := a.store.userByID(ctx, u.ID)
-	if err == nil && now.Version != u.Version {
+// unchanged returns why the room token that was checked a moment ago is not valid any more, if so.
+func (a *auth) unchanged(ctx context.Context, c caller) error {
+	version, room, member, err := a.store.standing(ctx, c.user.ID, c.room.RoomID)
+	switch {
+	case err != nil:
+		return err
+	case version != c.user.Version:
 		return errTokenInvalid
+	case !room:
+		return errRoomDeleted
+	case !member:
+		return errRemoved
 	}
-	return err
+	return nil
 }
 
 // authorize lets a call pass, with its caller in the context, or says why not.

@@ -61,8 +61,8 @@ type chatServer struct {
 
 func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomRequest) (*pb.CreateChatRoomResponse, error) {
 	name, password := req.GetRoomName(), req.GetRoomPassword()
-	if n := utf8.RuneCountInString(name); n < 1 || n > maxRoomName || !readable(name) {
-		return nil, invalid("room_name", fmt.Sprintf("A room name has 1 to %d characters, not all of them invisible, and no control characters.", maxRoomName))
+	if err := checkRoomName(name); err != nil {
+		return nil, err
 	}
 	if err := checkRoomPassword(password); err != nil {
 		return nil, err
@@ -77,14 +77,23 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 	for {
 		code := newCode(s.codeLength)
 		err := s.store.addRoom(ctx, code, name, hash, callerOf(ctx).user.ID)
-		if errors.Is(err, errConflict) {
+		switch {
+		case errors.Is(err, errConflict):
 			continue // taken
-		}
-		if err != nil {
+		case errors.Is(err, errNotFound):
+			return nil, errTokenInvalid // the account was deleted a moment ago
+		case err != nil:
 			return nil, err
 		}
 		return &pb.CreateChatRoomResponse{ShortCode: code}, nil
 	}
+}
+
+func checkRoomName(name string) error {
+	if n := utf8.RuneCountInString(name); n < 1 || n > maxRoomName || !readable(name) {
+		return invalid("room_name", fmt.Sprintf("A room name has 1 to %d characters, not all of them invisible, and no control characters.", maxRoomName))
+	}
+	return nil
 }
 
 // readable tells whether a name shows something, in the order in which it is written.
@@ -132,26 +141,24 @@ func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomR
 	if err != nil {
 		return nil, err
 	}
-	room, err := s.store.roomByCode(ctx, code, u.ID)
-	switch {
-	case errors.Is(err, errNotFound), err == nil && !room.IsMember && u.Role != roleAdmin:
-		return nil, errRoomNotFound
-	case err != nil:
-		return nil, err
-	case room.OwnerID != u.ID && u.Role != roleAdmin:
-		return nil, errNotOwner
-	}
-	if err := s.store.deleteRoom(ctx, room.ID); errors.Is(err, errNotFound) {
-		return nil, errRoomNotFound
-	} else if err != nil {
+	room, err := s.room(ctx, u, code, ownerOnly(u))
+	if err != nil {
 		return nil, err
 	}
-	s.hub.remove(room.ID, errRoomDeleted)
+	if err := s.store.deleteRoom(ctx, u, room.ID, ownerOnly(u)); err != nil {
+		return nil, roomError(err)
+	}
+	s.roomDeleted(room.ID)
+	return &emptypb.Empty{}, nil
+}
+
+// roomDeleted ends what is live of a room that was deleted, and has the rest cleared.
+func (s *chatServer) roomDeleted(id int64) {
+	s.hub.remove(id, errRoomDeleted)
 	select {
 	case s.deleted <- struct{}{}:
 	default:
 	}
-	return &emptypb.Empty{}, nil
 }
 
 func (s *chatServer) JoinChatRoom(ctx context.Context, req *pb.JoinChatRoomRequest) (*pb.JoinChatRoomResponse, error) {
@@ -194,8 +201,9 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 	if err := take(tries...); err != nil {
 		return roomRow{}, err
 	}
-	// Where there is no room, the hash is empty: one answer, in the same time.
+	// Where there is no room, the hash is empty: one answer, in the same time. Who is banned gets it too.
 	ok, err := s.passwords.check(ctx, room.Hash, password)
+	ok = ok && !room.IsBanned
 	if ok || err != nil {
 		giveBack(tries...)
 	}
@@ -205,12 +213,12 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 	case !ok:
 		return roomRow{}, errRoomAccessDenied
 	}
-	if err := s.store.addMember(ctx, room.ID, u.ID); err != nil {
-		return roomRow{}, err
+	err = s.store.addMember(ctx, room.ID, u.ID)
+	if err == nil {
+		room, err = s.store.roomByID(ctx, room.ID, u.ID)
 	}
-	room, err = s.store.roomByID(ctx, room.ID, u.ID)
-	if errors.Is(err, errNotFound) {
-		return roomRow{}, errRoomAccessDenied // deleted a moment ago
+	if errors.Is(err, errNotFound) || err == nil && !room.IsMember {
+		return roomRow{}, errRoomAccessDenied // deleted, banned or removed a moment ago
 	}
 	return room, err
 }
@@ -317,6 +325,9 @@ func (s *chatServer) post(ctx context.Context, body, clientMessageID string) (ui
 		return 0, err
 	}
 	defer p.drop()
+	if err := s.auth.unchanged(ctx, c); err != nil { // as for a stream
+		return 0, err
+	}
 	defer context.AfterFunc(ctx, func() { p.end(errDatabaseUnavailable) })() // the message may still be stored
 	if s.committer.submit(submission{s: p, body: body, clientMessageID: clientMessageID}) {
 		select {

@@ -33,6 +33,7 @@ type committer struct {
 	log     *slog.Logger
 	metrics *metrics // nil: none
 	queue   chan submission
+	between chan struct{} // taken from when no batch is on its way
 	stop    chan struct{}
 	done    chan struct{} // closed when run has returned
 
@@ -52,7 +53,7 @@ type committer struct {
 
 func newCommitter(st *store, log *slog.Logger, maxMessage int) *committer {
 	n := min(max(queueBytes/maxMessage, 64), maxBatch)
-	return &committer{store: st, log: log, queue: make(chan submission, n), stop: make(chan struct{}), done: make(chan struct{}),
+	return &committer{store: st, log: log, queue: make(chan submission, n), between: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{}),
 		enough: make(chan struct{}, 1), timer: time.NewTimer(0)}
 }
 
@@ -82,6 +83,7 @@ func (c *committer) run() {
 		case sub := <-c.queue:
 			c.commit(c.gather(sub))
 			clear(c.batch) // an idle server holds on to no session
+		case <-c.between:
 		case <-c.stop:
 			for {
 				select {
@@ -93,6 +95,18 @@ func (c *committer) run() {
 			}
 		}
 	}
+}
+
+// settle waits until the batch that is on its way, if there is one, is stored: of a session that was expelled before the
+// call, nothing is from then on. errUnavailable: it takes longer than ctx does.
+func (c *committer) settle(ctx context.Context) error {
+	select {
+	case c.between <- struct{}{}:
+	case <-c.done:
+	case <-ctx.Done():
+		return errUnavailable
+	}
+	return nil
 }
 
 // drain stores what waits still, and stops. Nobody may submit any more.
@@ -146,7 +160,7 @@ func (c *committer) await(n int, d time.Duration) {
 func (c *committer) commit(batch []submission) {
 	c.rooms = c.rooms[:0]
 	for _, sub := range batch {
-		if sub.s.failed {
+		if sub.s.failed || sub.s.expelled.Load() {
 			sub.s.drop()
 			continue
 		}
@@ -216,6 +230,9 @@ func (c *committer) storeAll() error {
 				SentAt: now, ClientMessageID: sub.clientMessageID, Body: sub.body,
 			})
 		}
+	}
+	if len(c.msgs) == 0 {
+		return nil
 	}
 	return c.store.addMessages(c.msgs)
 }

@@ -20,23 +20,30 @@ type roomRow struct {
 	Owner    string
 	LastSeq  uint64 // of the newest message, 0 when there was none
 	IsMember bool   // whether the user that asked is a member
+	IsBanned bool   // and whether it may not become one
 }
 
 // $1 is the user that asks. A deleted room has no short code.
 const selectRoom = `SELECT r.id, r.short_code, r.name, r.password, r.owner_id, o.username,
-	coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), r.purged_seq), m.user_id IS NOT NULL
+	coalesce((SELECT max(seq) FROM messages WHERE room_id = r.id), r.purged_seq), m.user_id IS NOT NULL, b.user_id IS NOT NULL
 	FROM rooms r JOIN users o ON o.id = r.owner_id
 	LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
+	LEFT JOIN bans b ON b.room_id = r.id AND b.user_id = $1
 	WHERE r.short_code IS NOT NULL AND `
 
-func scanRoom(row scanner) (r roomRow, err error) {
-	err = row.Scan(&r.ID, &r.Code, &r.Name, &r.Hash, &r.OwnerID, &r.Owner, &r.LastSeq, &r.IsMember)
+// scanRoom reads a row of selectRoom, and more columns behind it.
+func scanRoom(row scanner, more ...any) (r roomRow, err error) {
+	err = row.Scan(append([]any{&r.ID, &r.Code, &r.Name, &r.Hash, &r.OwnerID, &r.Owner, &r.LastSeq, &r.IsMember, &r.IsBanned}, more...)...)
 	return r, err
 }
 
-// addRoom stores a room and makes its owner a member. errConflict: the code is taken.
+// addRoom stores a room and makes its owner a member. errConflict: the code is taken. errNotFound: the owner's account
+// was deleted.
 func (s *store) addRoom(ctx context.Context, code, name, hash string, ownerID int64) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := holdUser(ctx, tx, ownerID); err != nil {
+			return err
+		}
 		var id int64
 		err := tx.QueryRowContext(ctx, `INSERT INTO rooms (short_code, name, password, owner_id) VALUES ($1, $2, $3, $4) RETURNING id`,
 			code, name, hash, ownerID).Scan(&id)
@@ -50,7 +57,7 @@ func (s *store) addRoom(ctx context.Context, code, name, hash string, ownerID in
 
 // roomByCode finds a room as userID sees it. errNotFound: there is none, or it was deleted.
 func (s *store) roomByCode(ctx context.Context, code string, userID int64) (roomRow, error) {
-	if hasNUL(code) {
+	if noName(code) {
 		return roomRow{}, errNotFound
 	}
 	return s.roomWhere(ctx, `r.short_code = $2`, userID, code)
@@ -85,37 +92,81 @@ func (s *store) roomsOf(ctx context.Context, userID int64) (rooms []roomRow, err
 	return rooms, err
 }
 
-// addMember makes a user a member of a room, if it is not one yet and the room exists.
+// foundRoom is a room as an ADMIN sees it.
+type foundRoom struct {
+	roomRow
+	CreatedAt time.Time
+	Members   int
+}
+
+// findRooms lists rooms by id, from the one after an id on, at most limit of those with the query in their name, their
+// short code or their owner's name: without regard to the case of ASCII letters at least.
+func (s *store) findRooms(ctx context.Context, query string, after uint64, limit int) (found []foundRoom, err error) {
+	if noName(query) {
+		return nil, nil
+	}
+	exact, folded := like(query)
+	err = s.each(ctx, func(rows *sql.Rows) error {
+		var r foundRoom
+		var err error
+		r.roomRow, err = scanRoom(rows, &r.CreatedAt, &r.Members)
+		found = append(found, r)
+		return err
+	}, `SELECT q.*, t.created_at, (SELECT count(*) FROM members WHERE room_id = q.id) FROM (`+selectRoom+`r.id > $2
+		AND (r.name LIKE $3 ESCAPE '\' OR lower(r.name) LIKE $4 ESCAPE '\' OR lower(r.short_code) LIKE $4 ESCAPE '\' OR lower(o.username) LIKE $4 ESCAPE '\')
+		ORDER BY r.id LIMIT $5) q JOIN rooms t ON t.id = q.id ORDER BY q.id`, 0, int64(after), exact, folded, limit)
+	return found, err
+}
+
+// standing tells what version an account has, and whether a room is there and has it as a member.
+func (s *store) standing(ctx context.Context, userID, roomID int64) (version int64, room, member bool, err error) {
+	err = s.row(ctx, func(row scanner) error { return row.Scan(&version, &room, &member) }, `SELECT u.version, r.short_code IS NOT NULL, m.user_id IS NOT NULL
+		FROM users u LEFT JOIN rooms r ON r.id = $2 LEFT JOIN members m ON m.room_id = $2 AND m.user_id = u.id WHERE u.id = $1`, userID, roomID)
+	return version, room, member, err
+}
+
+// addMember makes a user a member of a room, if it is not one yet. errNotFound: the room or the account was deleted, or
+// the user is banned.
 func (s *store) addMember(ctx context.Context, roomID, userID int64) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		// It changes nothing, but keeps the room as it is until the commit: PostgreSQL would let it be deleted meanwhile.
-		res, err := tx.ExecContext(ctx, `UPDATE rooms SET name = name WHERE id = $1 AND short_code IS NOT NULL`, roomID)
-		if err != nil {
+		if err := holdUser(ctx, tx, userID); err != nil {
 			return err
 		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
+		if err := holdRoom(ctx, tx, roomID); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO members (room_id, user_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, roomID, userID)
+		room, err := scanRoom(tx.QueryRowContext(ctx, selectRoom+`r.id = $2`, userID, roomID))
+		switch {
+		case err != nil || room.IsMember:
+			return err
+		case room.IsBanned:
+			return errNotFound
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO members (room_id, user_id) VALUES ($1, $2)`, roomID, userID)
 		return err
 	})
 }
 
-// deleteRoom hides a room for ever. Its messages go with purgeDeletedRooms. errNotFound: it is gone already.
-func (s *store) deleteRoom(ctx context.Context, id int64) error {
-	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE rooms SET short_code = NULL WHERE id = $1 AND short_code IS NOT NULL`, id)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil {
-			return err
-		} else if n == 0 {
-			return errNotFound
-		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM members WHERE room_id = $1`, id)
+// holdRoom and holdUser change nothing, but keep a row as it is until the commit: PostgreSQL would let others change it
+// meanwhile. A transaction that needs both begins with the user. errNotFound: it was deleted.
+func holdRoom(ctx context.Context, tx *sql.Tx, id int64) error {
+	return one(tx.ExecContext(ctx, `UPDATE rooms SET name = name WHERE id = $1 AND short_code IS NOT NULL`, id))
+}
+
+func holdUser(ctx context.Context, tx *sql.Tx, id int64) error {
+	return one(tx.ExecContext(ctx, `UPDATE users SET disabled = disabled WHERE id = $1 AND NOT deleted`, id))
+}
+
+// one returns errNotFound for a statement that has found no row.
+func one(res sql.Result, err error) error {
+	if err != nil {
 		return err
-	})
+	}
+	n, err := res.RowsAffected()
+	if err == nil && n == 0 {
+		err = errNotFound
+	}
+	return err
 }
 
 // purgeDeletedRooms takes one step towards removing what deleted rooms have left, and tells whether there is

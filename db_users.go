@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // user is a row of users. Two copies with the same Version have the same role, password and state.
@@ -17,6 +19,14 @@ type user struct {
 	Role      string
 	Disabled  bool
 	Version   int64
+	Deleted   bool // only its messages are left, under this name that nobody can have
+}
+
+// setRole gives an account another role, and returns what the audit log is to say of it.
+func (u *user) setRole(role string) (detail string) {
+	detail = u.Role + " to " + role
+	u.Role = role
+	return detail
 }
 
 const (
@@ -25,37 +35,41 @@ const (
 )
 
 // An account without a role is a USER: the original's scripts allow it.
-const selectUser = `SELECT u.id, u.created_at, u.username, u.password, coalesce(r.name, 'USER'), u.disabled, u.version
+const selectUser = `SELECT u.id, u.created_at, u.username, u.password, coalesce(r.name, 'USER'), u.disabled, u.version, u.deleted
 	FROM users u LEFT JOIN roles r ON r.id = u.role_id `
 
 // selectUserByName finds an account by its exact name, else by its name without regard to case.
-const selectUserByName = selectUser + `WHERE u.username = $1 OR u.name_key = $2
+const selectUserByName = selectUser + `WHERE (u.username = $1 OR u.name_key = $2) AND NOT u.deleted
 	ORDER BY CASE WHEN u.username = $1 THEN 0 ELSE 1 END LIMIT 1`
 
 func scanUser(row scanner) (u user, err error) {
-	err = row.Scan(&u.ID, &u.CreatedAt, &u.Name, &u.Hash, &u.Role, &u.Disabled, &u.Version)
+	err = row.Scan(&u.ID, &u.CreatedAt, &u.Name, &u.Hash, &u.Role, &u.Disabled, &u.Version, &u.Deleted)
 	return u, err
 }
 
-// hasNUL tells a text that nothing is called by: a text of PostgreSQL cannot have U+0000.
-func hasNUL(text string) bool { return strings.Contains(text, "\x00") }
+// noName tells a text that nothing is called by: a text of PostgreSQL is UTF-8 without U+0000.
+func noName(text string) bool { return strings.Contains(text, "\x00") || !utf8.ValidString(text) }
 
 func nameKey(name string) string { return strings.ToLower(name) }
 
-// addUser stores a new account. errConflict: the name is taken.
-func (s *store) addUser(ctx context.Context, name, hash, role string) (user, error) {
+// addUser stores a new account, and what the audit log is to say of that. errConflict: the name is taken.
+func (s *store) addUser(ctx context.Context, name, hash, role string, entries ...auditEntry) (user, error) {
 	u := user{Name: name, Hash: hash, Role: role, CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, `INSERT INTO users (created_at, username, name_key, password, role_id)
+		err := tx.QueryRowContext(ctx, `INSERT INTO users (created_at, username, name_key, password, role_id)
 			VALUES ($1, $2, $3, $4, (SELECT id FROM roles WHERE name = $5)) RETURNING id`,
 			u.CreatedAt, name, nameKey(name), hash, role).Scan(&u.ID)
+		if err != nil {
+			return err
+		}
+		return addAudit(ctx, tx, user{}, entries...)
 	})
 	return u, err
 }
 
 // userByName finds an account by its exact name, else by its name without regard to case.
 func (s *store) userByName(ctx context.Context, name string) (user, error) {
-	if hasNUL(name) {
+	if noName(name) {
 		return user{}, errNotFound
 	}
 	return s.user(ctx, selectUserByName, name, nameKey(name))
@@ -103,22 +117,133 @@ func (s *store) replaceHash(ctx context.Context, id int64, old, hash string) err
 }
 
 // changeUser applies fn to an account, by name, and raises its version: every token that it has stops working.
-// No other change ever gets the same version. errNotFound: there is no such account.
-func (s *store) changeUser(ctx context.Context, name string, fn func(*user)) error {
-	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if err := s.lockUsers(ctx, tx); err != nil {
+// No other change ever gets the same version. fn returns what the audit log is to say; if that is nothing, nothing is
+// changed. by is who does it, the zero value for a command on the server's machine, and the account as it is now is
+// returned. errNotFound: there is no such account. errTokenInvalid: by is not as it was. errLastAdmin: no ADMIN would be
+// left that can log in; a command may do that.
+func (s *store) changeUser(ctx context.Context, by user, name string, fn func(*user) ([]auditEntry, error)) (u user, err error) {
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if u, err = s.lockUser(ctx, tx, by, name); err != nil {
 			return err
 		}
-		if hasNUL(name) {
-			return errNotFound
+		before := u
+		entries, err := fn(&u)
+		if err != nil || len(entries) == 0 {
+			return err
 		}
-		u, err := scanUser(tx.QueryRowContext(ctx, selectUserByName, name, nameKey(name)))
+		if by.ID != 0 {
+			if err := keepAdmin(ctx, tx, before, u); err != nil {
+				return err
+			}
+		}
+		err = tx.QueryRowContext(ctx, `UPDATE users SET password = $1, role_id = (SELECT id FROM roles WHERE name = $2),
+			disabled = $3, version = (SELECT max(version) + 1 FROM users) WHERE id = $4 RETURNING version`,
+			u.Hash, u.Role, u.Disabled, u.ID).Scan(&u.Version)
 		if err != nil {
 			return err
 		}
-		fn(&u)
-		_, err = tx.ExecContext(ctx, `UPDATE users SET password = $1, role_id = (SELECT id FROM roles WHERE name = $2),
-			disabled = $3, version = (SELECT max(version) + 1 FROM users) WHERE id = $4`, u.Hash, u.Role, u.Disabled, u.ID)
-		return err
+		return addAudit(ctx, tx, by, entries...)
 	})
+	return u, err
+}
+
+// lockUser finds an account by its name, and keeps all accounts as they are until the end of the transaction.
+func (s *store) lockUser(ctx context.Context, tx *sql.Tx, by user, name string) (user, error) {
+	if err := s.lockUsers(ctx, tx); err != nil {
+		return user{}, err
+	}
+	if err := unchanged(ctx, tx, by); err != nil {
+		return user{}, err
+	}
+	if noName(name) {
+		return user{}, errNotFound
+	}
+	return scanUser(tx.QueryRowContext(ctx, selectUserByName, name, nameKey(name)))
+}
+
+// unchanged returns errTokenInvalid if u, who does something, is not what the database has any more.
+func unchanged(ctx context.Context, tx *sql.Tx, u user) error {
+	if u.ID == 0 {
+		return nil
+	}
+	var version int64
+	err := tx.QueryRowContext(ctx, `SELECT version FROM users WHERE id = $1`, u.ID).Scan(&version)
+	if err == nil && version != u.Version {
+		err = errTokenInvalid
+	}
+	return err
+}
+
+// keepAdmin returns errLastAdmin if with the change of an account no ADMIN is left that can log in.
+func keepAdmin(ctx context.Context, tx *sql.Tx, before, after user) error {
+	can := func(u user) bool { return u.Role == roleAdmin && !u.Disabled }
+	if !can(before) || can(after) {
+		return nil
+	}
+	var others int
+	err := tx.QueryRowContext(ctx, `SELECT count(*) FROM users u JOIN roles r ON r.id = u.role_id
+		WHERE r.name = $1 AND NOT u.disabled AND u.id <> $2`, roleAdmin, before.ID).Scan(&others)
+	if err == nil && others == 0 {
+		err = errLastAdmin
+	}
+	return err
+}
+
+// deleteUser deletes the account of u by its own wish: it keeps its id, for its messages, and nothing else. The rooms
+// that it owns pass to the member with the oldest account; those without another member are deleted, and returned.
+func (s *store) deleteUser(ctx context.Context, u user) (after user, deletedRooms []int64, err error) {
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if after, err = s.lockUser(ctx, tx, u, u.Name); err != nil {
+			return err
+		}
+		after.Role, after.Disabled, after.Deleted = roleUser, true, true
+		if err := keepAdmin(ctx, tx, u, after); err != nil {
+			return err
+		}
+		var entries []auditEntry
+		if deletedRooms, entries, err = leaveAll(ctx, tx, u); err != nil {
+			return err
+		}
+		if after.Name, err = nameOfDeleted(ctx, tx, u.ID); err != nil {
+			return err
+		}
+		// The last: it waits for who has a room and is about to refer to this row.
+		err = tx.QueryRowContext(ctx, `UPDATE users SET username = $1, name_key = $2, password = '', role_id = (SELECT id FROM roles WHERE name = $3),
+			disabled = $4, deleted = $5, version = (SELECT max(version) + 1 FROM users) WHERE id = $6 RETURNING version`,
+			after.Name, nameKey(after.Name), after.Role, true, true, u.ID).Scan(&after.Version)
+		if err != nil {
+			return err
+		}
+		return addAudit(ctx, tx, u, append(entries, auditEntry{auditUserDeleted, u.Name, "now " + after.Name})...)
+	})
+	return after, deletedRooms, err
+}
+
+// nameOfDeleted is what a deleted account is called: with a space, so nobody can register it. The original's names may
+// have one.
+func nameOfDeleted(ctx context.Context, tx *sql.Tx, id int64) (string, error) {
+	for name := fmt.Sprint("deleted ", id); ; name += "." {
+		var taken int
+		err := tx.QueryRowContext(ctx, `SELECT count(*) FROM users WHERE username = $1 OR name_key = $1`, name).Scan(&taken)
+		if err != nil || taken == 0 {
+			return name, err
+		}
+	}
+}
+
+// findUsers lists accounts by id, from the one after an id on, at most limit of those with the query in their name: without
+// regard to the case of ASCII letters at least.
+func (s *store) findUsers(ctx context.Context, query string, after uint64, limit int) ([]user, error) {
+	if noName(query) {
+		return nil, nil
+	}
+	exact, folded := like(query)
+	return s.users(ctx, selectUser+`WHERE u.id > $1 AND NOT u.deleted
+		AND (u.username LIKE $2 ESCAPE '\' OR lower(u.username) LIKE $3 ESCAPE '\') ORDER BY u.id LIMIT $4`, int64(after), exact, folded, limit)
+}
+
+// like returns patterns for what has a text in it: as it is, and in lower case.
+func like(text string) (exact, folded string) {
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(text) + "%"
+	return pattern, strings.ToLower(pattern)
 }

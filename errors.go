@@ -38,9 +38,13 @@ var (
 	errAccountDisabled     = &apiError{"ACCOUNT_DISABLED", codes.PermissionDenied, 403, "This account is disabled: ask the server's administrator.", 0, ""}
 	errRegistrationClosed  = &apiError{"REGISTRATION_CLOSED", codes.PermissionDenied, 403, "This server takes no new accounts: ask its administrator for one.", 0, ""}
 	errNameTaken           = &apiError{"NAME_TAKEN", codes.AlreadyExists, 409, "This user name is taken: choose another one.", 0, ""}
-	errRoomAccessDenied    = &apiError{"ROOM_ACCESS_DENIED", codes.PermissionDenied, 403, "There is no such room, or the room password is wrong.", 0, ""}
+	errRoomAccessDenied    = &apiError{"ROOM_ACCESS_DENIED", codes.PermissionDenied, 403, "There is no such room, the room password is wrong, or you may not enter it.", 0, ""}
 	errRoomNotFound        = &apiError{"ROOM_NOT_FOUND", codes.NotFound, 404, "There is no room with this short code, or you are not a member of it.", 0, ""}
 	errNotOwner            = &apiError{"NOT_OWNER", codes.PermissionDenied, 403, "Only the owner of the room or an administrator may do this.", 0, ""}
+	errNotAdmin            = &apiError{"NOT_ADMIN", codes.PermissionDenied, 403, "Only an administrator may do this.", 0, ""}
+	errLastAdmin           = &apiError{"LAST_ADMIN", codes.FailedPrecondition, 409, "This is the last administrator who can log in: make another one first.", 0, ""}
+	errUserNotFound        = &apiError{"USER_NOT_FOUND", codes.NotFound, 404, "There is no account of this name.", 0, ""}
+	errProtected           = &apiError{"MEMBER_PROTECTED", codes.FailedPrecondition, 409, "The owner cannot leave the room, or be removed or banned: hand the room over to another member first, or delete it.", 0, ""}
 	errRoomDeleted         = &apiError{"ROOM_DELETED", codes.NotFound, 404, "The room was deleted.", 0, ""}
 	errHistoryRestored     = &apiError{"HISTORY_RESTORED", codes.FailedPrecondition, 409, "The server was restored from a backup that ends before what you have of this room: join it again, and begin anew.", 0, ""}
 	errInvalidField        = &apiError{"INVALID_FIELD", codes.InvalidArgument, 400, "An argument breaks a rule.", 0, ""}
@@ -83,6 +87,16 @@ func (e *apiError) saying(message string) *apiError {
 	other.Message = message
 	return &other
 }
+
+// What comes about by a change of an account, a room or its members.
+var (
+	errRemoved       = errRoomAccessDenied.saying("You are no longer a member of this room: the owner or an administrator has removed you.")
+	errBanned        = errRoomAccessDenied.saying("You are banned from this room, by its owner or an administrator.")
+	errLeft          = errRoomAccessDenied.saying("You have left this room.")
+	errBanAdmin      = errProtected.saying("An administrator cannot be banned from a room.")
+	errNoMember      = errUserNotFound.saying("The room has no member of this name.")
+	errWrongPassword = errInvalidCredentials.saying("The password is wrong.")
+)
 
 // What the frames of a WebSocket can lack.
 var (

@@ -125,6 +125,9 @@ func TestOpenAPI(t *testing.T) {
 	owner, member, stranger := p.login("owner"), p.login("member"), p.login("stranger")
 	p.login("locked")
 	mustRun(t, p.dir, "", "user", "disable", "locked")
+	p.login("root")
+	mustRun(t, p.dir, "", "user", "role", "root", "ADMIN")
+	root := p.login("root")
 	past := tokenMaker(t, testSecret)
 	past.now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
 	expired := map[string]string{}
@@ -180,7 +183,9 @@ func TestOpenAPI(t *testing.T) {
 	messages, users := "/rooms/"+room+"/messages", "/rooms/"+room+"/users"
 
 	// What needs a token.
-	for id, path := range map[string]string{"listRooms": "/rooms", "createRoom": "/rooms", "deleteRoom": "/rooms/" + room, "joinRoom": "/rooms/" + room + "/join"} {
+	needUser := map[string]string{"listRooms": "/rooms", "createRoom": "/rooms", "deleteRoom": "/rooms/" + room, "joinRoom": "/rooms/" + room + "/join"}
+	maps.Copy(needUser, moderation("/rooms/"+room, "member"))
+	for id, path := range needUser {
 		want(401, "TOKEN_MISSING", call(p, id, path, "", "{}"))
 		want(401, "TOKEN_EXPIRED", call(p, id, path, expired["user"], "{}"))
 		for _, bad := range []string{"x", ownerRoom, owner + "x"} {
@@ -207,6 +212,12 @@ func TestOpenAPI(t *testing.T) {
 		"createRoom":  {"/rooms", owner, `{"room_name":"a\nb"}`, maxBody},
 		"joinRoom":    {"/rooms/" + room + "/join", stranger, `{"room_password":1}`, maxBody},
 		"postMessage": {messages, memberRoom, `{"body":""}`, maxBody + escapedSize*4096},
+
+		"changePassword": {"/account/password", owner, `{"password":"` + testPassword + `","new_password":"short"}`, maxBody},
+		"deleteAccount":  {"/account/delete", owner, `{"password":""}`, maxBody},
+		"changeRoom":     {"/rooms/" + room, owner, `{"room_name":"a\nb"}`, maxBody},
+		"changeUser":     {"/admin/users/member", root, `{"disabled":"no"}`, maxBody},
+		"resetPassword":  {"/admin/users/member/password", root, `{"new_password":"short"}`, maxBody},
 	} {
 		want(400, "INVALID_FIELD", call(p, id, c.path, c.token, c.field))
 		for _, bad := range []string{"", "{", "[]", "{}{}", "{\"body\":\"\xff\"}", `{"body":"\ud800"}`} {
@@ -226,7 +237,9 @@ func TestOpenAPI(t *testing.T) {
 			want(400, "INVALID_JSON", call(p, id, c.path, c.token, "", ours...))
 		}
 	}
-	want(403, "FOREIGN_ORIGIN", call(p, "deleteRoom", "/rooms/"+room, owner, "", "Sec-Fetch-Site", "cross-site"))
+	for _, id := range []string{"deleteRoom", "removeMember", "ban", "unban", "endSessions"} {
+		want(403, "FOREIGN_ORIGIN", call(p, id, needUser[id], owner, "", "Sec-Fetch-Site", "cross-site"))
+	}
 
 	// Accounts.
 	want(200, "", call(p, "register", "/register", "", credentialsJSON("newcomer", testPassword)))
@@ -271,6 +284,49 @@ func TestOpenAPI(t *testing.T) {
 	want(426, "UPGRADE_REQUIRED", call(p, "chat", "/chat", "", ""))
 	want(403, "FOREIGN_ORIGIN", call(p, "chat", "/chat", "", "", append(upgrade, "Origin", "http://evil.example")...))
 
+	// Administration and moderation.
+	team := create()
+	join(member, team, `{"room_password":"room"}`)
+	of := moderation("/rooms/"+team, "member")
+	for id, path := range of {
+		if strings.HasPrefix(path, "/admin/") {
+			want(403, "NOT_ADMIN", call(p, id, path, owner, "{}"))
+		}
+	}
+	want(200, "", call(p, "getAccount", "/account", owner, ""))
+	for _, id := range []string{"findUsers", "findRooms", "listAudit"} {
+		want(200, "", call(p, id, of[id]+"?limit=200", root, ""))
+		want(400, "INVALID_FIELD", call(p, id, of[id]+"?limit=201", root, ""))
+	}
+	for id, body := range map[string]string{"changeUser": `{"role":"USER"}`, "resetPassword": `{"new_password":"another password"}`, "endSessions": ""} {
+		want(404, "USER_NOT_FOUND", call(p, id, strings.Replace(of[id], "member", "nobody", 1), root, body))
+		want(200, "", call(p, id, strings.Replace(of[id], "member", "newcomer", 1), root, body))
+	}
+	want(409, "LAST_ADMIN", call(p, "changeUser", "/admin/users/root", root, `{"role":"USER"}`))
+	want(409, "LAST_ADMIN", call(p, "deleteAccount", "/account/delete", root, `{"password":"`+testPassword+`"}`))
+	for _, id := range []string{"changePassword", "deleteAccount"} {
+		want(401, "INVALID_CREDENTIALS", call(p, id, of[id], root, `{"password":"wrong password","new_password":"another password"}`))
+	}
+	want(200, "", call(p, "changePassword", "/account/password", p.login("fickle"), `{"password":"`+testPassword+`","new_password":"another password"}`))
+	want(200, "", call(p, "deleteAccount", "/account/delete", p.login("gone"), `{"password":"`+testPassword+`"}`))
+	want(200, "", call(p, "changeRoom", of["changeRoom"], owner, `{"room_name":"a team","room_password":"","owner":"owner"}`))
+	for _, id := range []string{"changeRoom", "listMembers", "removeMember", "listBans", "ban", "unban"} {
+		want(400, "INVALID_FIELD", call(p, id, strings.Replace(of[id], team, "%20", 1), owner, `{"room_name":"x"}`))
+		want(404, "ROOM_NOT_FOUND", call(p, id, of[id], stranger, `{"room_name":"x"}`))
+		if id != "listMembers" {
+			want(403, "NOT_OWNER", call(p, id, moderation("/rooms/"+team, "owner")[id], member, `{"room_name":"x"}`))
+		}
+	}
+	for _, id := range []string{"removeMember", "ban"} {
+		path := strings.TrimSuffix(of[id], "member")
+		want(404, "USER_NOT_FOUND", call(p, id, path+"nobody", owner, ""))
+		want(409, "MEMBER_PROTECTED", call(p, id, path+"owner", owner, ""))
+	}
+	want(404, "USER_NOT_FOUND", call(p, "unban", of["unban"], owner, ""))
+	for _, id := range []string{"listMembers", "removeMember", "ban", "listBans", "unban"} {
+		want(200, "", call(p, id, of[id], owner, ""))
+	}
+
 	// Too much of something.
 	until429 := func(id, path, token, body string) {
 		t.Helper()
@@ -283,6 +339,8 @@ func TestOpenAPI(t *testing.T) {
 		t.Errorf("%s has no limit", id)
 	}
 	until429("login", "/login", "", credentialsJSON("owner", "wrong password"))
+	until429("changePassword", "/account/password", owner, `{"password":"wrong password","new_password":"another password"}`)
+	until429("deleteAccount", "/account/delete", owner, `{"password":"wrong password"}`)
 	until429("joinRoom", "/rooms/"+other+"/join", stranger, `{"room_password":"wrong"}`)
 	until429("register", "/register", "", credentialsJSON("newcomer", testPassword))
 	ctx, stop := context.WithCancel(t.Context())
@@ -313,6 +371,9 @@ func TestOpenAPI(t *testing.T) {
 	eventually(t, 2*patience, "a post is limited", func() bool {
 		return call(p, "postMessage", "/rooms/"+other+"/messages", otherRoom, `{"body":"x"}`).status == 429
 	})
+	for _, id := range []string{"changeRoom", "removeMember", "ban", "unban"} {
+		eventually(t, 2*patience, id+" is limited", func() bool { return call(p, id, of[id], owner, `{"room_name":"x"}`).status == 429 })
+	}
 	stop()
 	flooding.Wait()
 
@@ -386,13 +447,13 @@ func TestOpenAPIHasAllRoutes(t *testing.T) {
 	}
 	p := startServer(t)
 	for path, want := range methods {
-		a := p.call("PATCH", strings.ReplaceAll(path, "{short_code}", "ABC347"), "", "")
+		a := p.call("TRACE", strings.NewReplacer("{short_code}", "ABC347", "{user_name}", "ann").Replace(path), "", "")
 		if slices.Contains(want, "GET") {
 			want = append(want, "HEAD")
 		}
 		slices.Sort(want)
 		if got := a.header.Get("Allow"); a.status != 405 || got != strings.Join(want, ", ") {
-			t.Errorf("PATCH %s: %d, Allow: %q, want 405 and %q", path, a.status, got, want)
+			t.Errorf("TRACE %s: %d, Allow: %q, want 405 and %q", path, a.status, got, want)
 		}
 	}
 }

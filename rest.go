@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path"
+	"reflect"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -47,13 +48,28 @@ func (s *restServer) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /register", s.handle(maxBody, s.register))
 	mux.HandleFunc("POST /login", s.handle(maxBody, s.login))
+	mux.HandleFunc("GET /account", s.asUser(s.getAccount))
+	mux.HandleFunc("POST /account/password", s.asUser(s.changePassword))
+	mux.HandleFunc("POST /account/delete", s.asUser(s.deleteAccount))
 	mux.HandleFunc("GET /rooms", s.asUser(s.listRooms))
 	mux.HandleFunc("POST /rooms", s.asUser(s.createRoom))
+	mux.HandleFunc("PATCH /rooms/{short_code}", s.asUser(s.changeRoom))
 	mux.HandleFunc("DELETE /rooms/{short_code}", s.asUser(s.deleteRoom))
+	mux.HandleFunc("GET /rooms/{short_code}/members", s.asUser(s.listMembers))
+	mux.HandleFunc("DELETE /rooms/{short_code}/members/{user_name}", s.asUser(s.removeMember))
+	mux.HandleFunc("GET /rooms/{short_code}/bans", s.asUser(s.listBans))
+	mux.HandleFunc("PUT /rooms/{short_code}/bans/{user_name}", s.asUser(s.ban))
+	mux.HandleFunc("DELETE /rooms/{short_code}/bans/{user_name}", s.asUser(s.unban))
 	mux.HandleFunc("POST /rooms/{short_code}/join", s.asUser(s.joinRoom))
 	mux.HandleFunc("GET /rooms/{short_code}/users", s.asRoom(s.listUsers))
 	mux.HandleFunc("GET /rooms/{short_code}/messages", s.asRoom(s.listMessages))
 	mux.HandleFunc("POST /rooms/{short_code}/messages", s.asRoom(s.postMessage))
+	mux.HandleFunc("GET /admin/users", s.asAdmin(s.findUsers))
+	mux.HandleFunc("PATCH /admin/users/{user_name}", s.asAdmin(s.changeUser))
+	mux.HandleFunc("POST /admin/users/{user_name}/password", s.asAdmin(s.resetPassword))
+	mux.HandleFunc("DELETE /admin/users/{user_name}/sessions", s.asAdmin(s.endSessions))
+	mux.HandleFunc("GET /admin/rooms", s.asAdmin(s.findRooms))
+	mux.HandleFunc("GET /admin/audit", s.asAdmin(s.listAudit))
 	mux.HandleFunc("GET /chat", s.chat.serveSocket)
 	mux.HandleFunc("GET /healthz", s.handle(maxBody, s.healthz))
 	mux.HandleFunc("GET /readyz", s.handle(maxBody, s.readyz))
@@ -76,7 +92,7 @@ func (s *restServer) handler() http.Handler {
 		switch {
 		case sameOrigin.Check(&checked) != nil:
 			refused = errForeignOrigin
-		case path.Clean(r.URL.Path) != r.URL.Path: // the mux would redirect, in HTML
+		case path.Clean(r.URL.EscapedPath()) != r.URL.EscapedPath(): // the mux would redirect, in HTML
 			refused = errNoSuchPath
 		case route == "":
 			// The mux would answer in plain text. It knows which methods the path takes.
@@ -173,7 +189,11 @@ func readBody[T any](r *http.Request) (body T, err error) {
 	case errors.As(err, &tooLarge):
 		return body, errBodyTooLarge.saying(fmt.Sprintf("The body is larger than %d KiB.", tooLarge.Limit>>10))
 	case errors.As(err, &wrongType) && wrongType.Field != "":
-		return body, invalid(wrongType.Field, fmt.Sprintf("The field %s has to be a string.", wrongType.Field))
+		want := "a string"
+		if wrongType.Type.Kind() == reflect.Bool {
+			want = "true or false"
+		}
+		return body, invalid(wrongType.Field, fmt.Sprintf("The field %s has to be %s.", wrongType.Field, want))
 	}
 	return body, errInvalidJSON
 }
@@ -256,46 +276,53 @@ func (s *restServer) login(r *http.Request) (any, error) {
 	case c.Password == "":
 		return nil, invalid("password", "The password is missing.")
 	}
-	ctx := r.Context()
-	account, address := nameKey(c.UserName), addressKey(remoteIP(r))
+	u, err := s.verify(r, c.UserName, c.Password)
+	if err != nil {
+		return nil, err
+	}
+	token, err := s.auth.userToken(u)
+	return tokenAnswer{token}, err
+}
+
+// verify returns the account of a user name if the password is its own. Guesses are counted, and slowed down.
+func (s *restServer) verify(r *http.Request, name, password string) (u user, err error) {
+	account, address := nameKey(name), addressKey(remoteIP(r))
 	tries, hashing := s.loginTries(r, account, address)
 	// Counted before it is looked at: else many at once would all be.
 	if err := take(tries...); err != nil {
-		return nil, err
+		return u, err
 	}
-	ctx = context.WithValue(ctx, hashingKey{}, hashing)
+	ctx := context.WithValue(r.Context(), hashingKey{}, hashing)
 	guessed := false
 	defer func() {
 		if !guessed {
 			giveBack(tries...)
 		}
 	}()
-	u, err := s.store.userByName(ctx, c.UserName)
-	if err != nil && !errors.Is(err, errNotFound) {
-		return nil, err
+	if u, err = s.store.userByName(ctx, name); err != nil && !errors.Is(err, errNotFound) {
+		return u, err
 	}
 	// An unknown user has an empty hash, which takes as long to refuse.
-	ok, err := s.passwords.check(ctx, u.Hash, c.Password)
+	ok, err := s.passwords.check(ctx, u.Hash, password)
 	switch {
 	case err != nil:
-		return nil, err
+		return u, err
 	case !ok:
 		guessed = true
 		s.metrics.loginFailed()
-		return nil, errInvalidCredentials
+		return u, errInvalidCredentials
 	case u.Disabled:
-		return nil, errAccountDisabled
+		return u, errAccountDisabled
 	}
 	if isBcrypt(u.Hash) {
-		if hash, err := s.passwords.hash(ctx, c.Password); err == nil {
+		if hash, err := s.passwords.hash(ctx, password); err == nil {
 			if err := s.store.replaceHash(ctx, u.ID, u.Hash, hash); err != nil {
 				s.log.WarnContext(ctx, "an old password hash could not be replaced", "user", u.ID, "cause", err)
 			}
 		}
 	}
 	s.known.add(account, address)
-	token, err := s.auth.userToken(u)
-	return tokenAnswer{token}, err
+	return u, nil
 }
 
 // loginTries says which limits a log-in counts in, and how it waits for its hash. Guesses from many addresses at one account

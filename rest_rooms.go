@@ -49,6 +49,8 @@ type restRoom struct {
 	LastSeq   uint64 `json:"last_seq"`
 }
 
+func toRoom(r roomRow) restRoom { return restRoom{r.Code, r.Name, r.Owner, r.LastSeq} }
+
 func (s *restServer) listRooms(r *http.Request) (any, error) {
 	resp, err := s.chat.ListChatRooms(r.Context(), &emptypb.Empty{})
 	if err != nil {
@@ -77,6 +79,15 @@ func (s *restServer) createRoom(r *http.Request) (any, error) {
 	}{resp.GetShortCode()}, err
 }
 
+func (s *restServer) changeRoom(r *http.Request) (any, error) {
+	body, err := readBody[newRoom](r)
+	if err != nil {
+		return nil, err
+	}
+	room, err := s.chat.changeRoom(r.Context(), r.PathValue("short_code"), body)
+	return toRoom(room), err
+}
+
 func (s *restServer) deleteRoom(r *http.Request) (any, error) {
 	_, err := s.chat.DeleteChatRoom(r.Context(), &pb.DeleteChatRoomRequest{ShortCode: r.PathValue("short_code")})
 	return struct{}{}, err
@@ -91,6 +102,40 @@ func (s *restServer) joinRoom(r *http.Request) (any, error) {
 	}
 	resp, err := s.chat.JoinChatRoom(r.Context(), &pb.JoinChatRoomRequest{ShortCode: r.PathValue("short_code"), RoomPassword: body.RoomPassword})
 	return tokenAnswer{resp.GetToken()}, err
+}
+
+func (s *restServer) listMembers(r *http.Request) (any, error) {
+	room, members, err := s.chat.roomUsers(r.Context(), r.PathValue("short_code"), membersOnly, s.store.members)
+	type member struct {
+		UserName string `json:"user_name"`
+		Owner    bool   `json:"owner"`
+	}
+	return struct {
+		Members []member `json:"members"`
+	}{listed(members, func(u roomUser) member { return member{u.UserName, u.ID == room.OwnerID} })}, err
+}
+
+func (s *restServer) removeMember(r *http.Request) (any, error) {
+	return struct{}{}, s.chat.removeMember(r.Context(), r.PathValue("short_code"), r.PathValue("user_name"))
+}
+
+func (s *restServer) listBans(r *http.Request) (any, error) {
+	_, bans, err := s.chat.roomUsers(r.Context(), r.PathValue("short_code"), ownerOnly, s.store.bans)
+	type ban struct {
+		UserName  string    `json:"user_name"`
+		CreatedAt time.Time `json:"created_at"`
+	}
+	return struct {
+		Bans []ban `json:"bans"`
+	}{listed(bans, func(u roomUser) ban { return ban{u.UserName, u.Since} })}, err
+}
+
+func (s *restServer) ban(r *http.Request) (any, error) {
+	return struct{}{}, s.chat.ban(r.Context(), r.PathValue("short_code"), r.PathValue("user_name"))
+}
+
+func (s *restServer) unban(r *http.Request) (any, error) {
+	return struct{}{}, s.chat.unban(r.Context(), r.PathValue("short_code"), r.PathValue("user_name"))
 }
 
 type restUser struct {

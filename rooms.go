@@ -55,8 +55,10 @@ type room struct {
 	last     uint64     // the newest seq that members may see
 	ring     ring
 	sessions map[*session]struct{}
-	present  map[int64]*presence // by user
-	closed   error               // why the room is no more
+	// held are the posts, and the sessions that are over, of which a message may still be on its way.
+	held    map[*session]struct{}
+	present map[int64]*presence // by user
+	closed  error               // why the room is no more
 }
 
 // presence is a user's in one room: one for all of its devices.
@@ -75,7 +77,7 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 	}
 	r, known := h.rooms[id]
 	if !known {
-		r = &room{id: id, hub: h, loaded: make(chan struct{}), sessions: map[*session]struct{}{}, present: map[int64]*presence{}}
+		r = &room{id: id, hub: h, loaded: make(chan struct{}), sessions: map[*session]struct{}{}, held: map[*session]struct{}{}, present: map[int64]*presence{}}
 		h.rooms[id] = r
 	}
 	r.refs++
@@ -188,6 +190,9 @@ func (h *hub) poster(ctx context.Context, roomID int64, u user) (*session, error
 	s := newSession(r, u, 1)
 	s.posted = make(chan uint64, 1)
 	s.slots <- struct{}{}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held[s] = struct{}{}
 	return s, nil
 }
 
@@ -314,15 +319,6 @@ func (r *room) close(err error) {
 	for s := range r.sessions {
 		s.end(err)
 	}
-}
-
-// endUser ends the sessions of a user that began with an older version of the account.
-func (h *hub) endUser(userID, version int64, err error) {
-	h.eachSession(func(s *session) {
-		if s.userID == userID && s.userVersion < version {
-			s.end(err)
-		}
-	})
 }
 
 // refresh makes visible what another server has stored, and ends the rooms that are gone with err.

@@ -143,6 +143,15 @@ func testSecrecy(t *testing.T, args ...string) {
 		}
 		server.call("DELETE", "/rooms/"+garbage, token, "")
 	}
+	for _, token := range []string{token, garbage} {
+		server.call("PATCH", rooms, token, `{"room_name":"a room","room_password":"`+roomPassword+`"}`)
+		server.call("POST", "/account/password", token, `{"password":"`+wrong+`","new_password":"`+newPassword+`"}`)
+		server.call("POST", "/account/password", token, `{"password":"`+password+`","new_password":"hush-3"}`)
+		server.call("POST", "/account/delete", token, `{"password":"`+wrong+`"}`)
+		server.call("POST", "/admin/users/"+garbage+"/password", token, `{"new_password":"`+newPassword+`"}`)
+		server.call("PUT", rooms+"/bans/"+garbage, token, garbage)
+		server.call("GET", "/admin/users?query="+garbage, token, "")
+	}
 	for _, first := range []string{opening(token), opening(old), opening(garbage), garbage, `{"token":"` + aliceRoom + `","x":"` + garbage, strings.TrimSuffix(opening(aliceRoom), "}") + `,"body":{"` + garbage + `":1}}`} {
 		conn := server.dialSocket(t)
 		if err := conn.Write(t.Context(), websocket.MessageText, []byte(first)); err != nil {

@@ -31,6 +31,7 @@ type session struct {
 	failed       bool         // of the committer: a message was not stored, so no later one may be
 	watched      int          // likewise: so many of its next messages may be resends
 	gone         atomic.Bool  // the presence has been given up
+	expelled     atomic.Bool  // none of its messages may be stored any more
 	sendingSince atomic.Int64 // Unix ns; 0: the writer is not sending
 
 	// Of the writer.
@@ -138,6 +139,7 @@ func (s *session) leave() {
 	s.absent()
 	s.room.mu.Lock()
 	delete(s.room.sessions, s)
+	s.room.held[s] = struct{}{}
 	s.room.mu.Unlock()
 	s.drop()
 }
@@ -155,6 +157,9 @@ func (s *session) hold() bool {
 // drop gives up one hold.
 func (s *session) drop() {
 	if s.holds.Add(-1) == 0 {
+		s.room.mu.Lock()
+		delete(s.room.held, s)
+		s.room.mu.Unlock()
 		s.room.hub.release(s.room)
 	}
 }
@@ -259,4 +264,42 @@ func (s *session) take(out []span) (_ []span, behind bool) {
 		}
 	}
 	return out, s.seq < r.last
+}
+
+// endUser ends the sessions of a user that began with an older version of the account. What they have sent and is not
+// being stored yet never will be.
+func (h *hub) endUser(userID, version int64, err error) {
+	for _, r := range h.all() {
+		r.expel(func(s *session) bool { return s.userID == userID && s.userVersion < version }, err)
+	}
+}
+
+// endMember is endUser for all sessions of a user in one room, where it is not present any more.
+func (h *hub) endMember(roomID, userID int64, err error) {
+	r := h.find(roomID)
+	if r == nil {
+		return
+	}
+	r.expel(func(s *session) bool { return s.userID == userID }, err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.present[userID]; p != nil && p.grace != nil && p.grace.Stop() {
+		p.grace = nil
+		r.depart(userID, nil)
+		defer h.release(r)
+	}
+}
+
+// expel ends the sessions that are chosen, and drops their messages.
+func (r *room) expel(chosen func(*session) bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, sessions := range []map[*session]struct{}{r.sessions, r.held} {
+		for s := range sessions {
+			if chosen(s) {
+				s.expelled.Store(true)
+				s.end(err)
+			}
+		}
+	}
 }

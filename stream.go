@@ -141,8 +141,8 @@ func (s *chatServer) open(ctx context.Context, afterSeq *uint64, original bool) 
 	} else if err != nil {
 		return nil, err
 	}
-	// Again, now that whoever changes the account or deletes the room finds the session.
-	if err := s.auth.unchanged(ctx, c.user); err != nil {
+	// Again, now that whoever changes the account, ends the membership or deletes the room finds the session.
+	if err := s.auth.unchanged(ctx, c); err != nil {
 		session.leave()
 		return nil, err
 	}

@@ -2,9 +2,11 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -445,6 +447,65 @@ func TestRoomDeleted(t *testing.T) {
 	if _, err := b.Receive(t.Context()); !errors.Is(err, client.ErrClosed) {
 		t.Errorf("Receive after Disconnect: %v", err)
 	}
+}
+
+// Who is removed from a room or banned is told so, and does not come back by itself: not even into a room that has no password.
+func TestRoomRemoved(t *testing.T) {
+	s := startServer(t)
+	ann, bob := newUser(t, s.addr, "ann"), newUser(t, s.addr, "bob")
+	code := createRoom(t, ann)
+	token := userToken(t, s, "ann")
+	for _, c := range []struct{ method, path, sentence string }{{"DELETE", "/members/bob", "removed"}, {"PUT", "/bans/bob", "banned"}} {
+		states := make(chan client.ConnState, 10)
+		b := join(t, bob, code, client.OnState(func(state client.ConnState, _ error) { states <- state }))
+		send(t, b, "1")
+		req, err := http.NewRequest(c.method, s.addr+"/rooms/"+code+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		resp.Body.Close()
+		for err == nil {
+			_, err = b.Receive(t.Context())
+		}
+		if e, ok := errors.AsType[*client.Error](err); !ok || !errors.Is(err, client.ErrRoomAccessDenied) || !strings.Contains(e.Message, c.sentence) {
+			t.Errorf("Receive: %v, want ErrRoomAccessDenied, and that the user was %s", err, c.sentence)
+		}
+		var got []client.ConnState
+		for state := range states {
+			if got = append(got, state); state == client.Closed {
+				break
+			}
+		}
+		if !slices.Equal(got, []client.ConnState{client.Connected, client.Closed}) {
+			t.Errorf("the room was %v, want it closed at once", got)
+		}
+		if rooms, err := bob.ListChatRooms(t.Context()); err != nil || len(rooms) > 0 {
+			t.Errorf("bob is a member again: %v %v", rooms, err)
+		}
+	}
+	if _, err := bob.JoinChatRoom(t.Context(), code, ""); !errors.Is(err, client.ErrRoomAccessDenied) {
+		t.Errorf("one who is banned joins: %v", err)
+	}
+}
+
+// userToken logs in by REST.
+func userToken(t *testing.T, s *server, name string) string {
+	t.Helper()
+	resp, err := http.Post(s.addr+"/login", "application/json", strings.NewReader(fmt.Sprintf(`{"user_name":%q,"password":%q}`, name, password)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct{ Token string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Token == "" {
+		t.Fatal(resp.Status, err)
+	}
+	return answer.Token
 }
 
 // The room was deleted while the room's stream was away.

@@ -3,9 +3,11 @@ package tui
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -235,6 +237,39 @@ func TestPlainRoomDeleted(t *testing.T) {
 	if got := bob.err.String(); !strings.Contains(got, "deleted") {
 		t.Errorf("on stderr stands %q", got)
 	}
+}
+
+func TestPlainBanned(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	bob := startBot(t, s, "--user", "bob", "--register", "--room", code)
+	bob.err.await(t, "connected\n")
+	resp, err := http.Post(s.url()+"/login", "application/json", strings.NewReader(`{"user_name":"alice","password":"`+testPassword+`"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var alice struct{ Token string }
+	if err := json.NewDecoder(resp.Body).Decode(&alice); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest("PUT", s.url()+"/rooms/"+code+"/bans/bob", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+alice.Token)
+	banned, err := http.DefaultClient.Do(req)
+	if err != nil || banned.StatusCode != 200 {
+		t.Fatal(banned, err)
+	}
+	banned.Body.Close()
+	if status := bob.end(); status != 1 {
+		t.Errorf("the status is %d", status)
+	}
+	if got := bob.err.String(); !strings.HasSuffix(got, "grpcchatter: You are banned from this room, by its owner or an administrator\n") {
+		t.Errorf("on stderr stands %q", got)
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
 
 // Who reads the output may go away, as head does.

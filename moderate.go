@@ -1,0 +1,216 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"strings"
+)
+
+// What owners and ADMINs do to rooms and their members. The rules are asked twice: before any work, and in the transaction.
+
+// ownerOnly is the rule of who may change a room: its owner, and an ADMIN. Others are not told what they are no members of.
+func ownerOnly(u user) func(roomRow) error {
+	return func(room roomRow) error {
+		switch {
+		case u.Role == roleAdmin, room.OwnerID == u.ID:
+			return nil
+		case room.IsMember:
+			return errNotOwner
+		}
+		return errRoomNotFound
+	}
+}
+
+// membersOnly is the rule of who may see the members of a room.
+func membersOnly(u user) func(roomRow) error {
+	return func(room roomRow) error {
+		if room.IsMember || u.Role == roleAdmin {
+			return nil
+		}
+		return errRoomNotFound
+	}
+}
+
+// room finds a room for u, if may allows it.
+func (s *chatServer) room(ctx context.Context, u user, shortCode string, may func(roomRow) error) (roomRow, error) {
+	code, err := readCode(shortCode)
+	if err != nil {
+		return roomRow{}, err
+	}
+	room, err := s.store.roomByCode(ctx, code, u.ID)
+	if err != nil {
+		return roomRow{}, roomError(err)
+	}
+	return room, may(room)
+}
+
+// roomUsers lists users of a room, for whom may allows it.
+func (s *chatServer) roomUsers(ctx context.Context, shortCode string, may func(user) func(roomRow) error, list func(context.Context, int64) ([]roomUser, error)) (roomRow, []roomUser, error) {
+	u := callerOf(ctx).user
+	room, err := s.room(ctx, u, shortCode, may(u))
+	if err != nil {
+		return room, nil, err
+	}
+	users, err := list(ctx, room.ID)
+	return room, users, err
+}
+
+// roomError is an error of the store about a room.
+func roomError(err error) error {
+	if errors.Is(err, errNotFound) {
+		return errRoomNotFound
+	}
+	return err
+}
+
+// newRoom is what is to become of a room; nil: what it is.
+type newRoom struct {
+	RoomName     *string `json:"room_name"`
+	RoomPassword *string `json:"room_password"`
+	Owner        *string `json:"owner"`
+}
+
+// changeRoom changes a room, and returns it as it is then.
+func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoom) (roomRow, error) {
+	u := callerOf(ctx).user
+	change := roomChange{Name: to.RoomName}
+	switch {
+	case to == newRoom{}:
+		return roomRow{}, invalid("room_name", "There is nothing to change: give a room_name, a room_password or an owner.")
+	case to.RoomName != nil:
+		if err := checkRoomName(*to.RoomName); err != nil {
+			return roomRow{}, err
+		}
+	}
+	if to.RoomPassword != nil {
+		if err := checkRoomPassword(*to.RoomPassword); err != nil {
+			return roomRow{}, err
+		}
+	}
+	room, err := s.room(ctx, u, shortCode, ownerOnly(u))
+	if err != nil {
+		return roomRow{}, err
+	}
+	if err := take(try{s.limits.messagesPerUser, userKey(u.ID)}); err != nil {
+		return roomRow{}, err
+	}
+	if to.Owner != nil {
+		owner, err := s.store.userByName(ctx, *to.Owner)
+		if err != nil && !errors.Is(err, errNotFound) {
+			return roomRow{}, err
+		}
+		change.Owner = &owner // without an id, it is no member
+	}
+	if to.RoomPassword != nil {
+		if err := take(try{s.limits.roomsPerUser, userKey(u.ID)}); err != nil { // as a new room, it is a hash
+			return roomRow{}, err
+		}
+		hash, err := s.passwords.hash(ctx, *to.RoomPassword)
+		if err != nil {
+			return roomRow{}, err
+		}
+		change.Hash, change.Open = &hash, *to.RoomPassword == ""
+	}
+	err = s.store.updateRoom(ctx, u, room.ID, change, ownerOnly(u))
+	if errors.Is(err, errNoMember) {
+		return roomRow{}, invalid("owner", "The new owner has to be a member of the room.")
+	}
+	if err == nil {
+		room, err = s.store.roomByID(ctx, room.ID, u.ID)
+	}
+	return room, roomError(err)
+}
+
+// removeMember takes a member out of a room: another one, or the caller itself.
+func (s *chatServer) removeMember(ctx context.Context, shortCode, name string) error {
+	u := callerOf(ctx).user
+	may, end := ownerOnly(u), errRemoved
+	room, member, err := s.inRoom(ctx, shortCode, name, func(room roomRow, member user) error {
+		if member.ID == u.ID {
+			may, end = membersOnly(u), errLeft
+		}
+		return may(room)
+	})
+	if err != nil {
+		return err
+	}
+	err = s.store.removeMember(ctx, u, room.ID, member, func(room roomRow) error { return cmp.Or(may(room), ownerStays(room, member)) })
+	return s.expel(ctx, err, room, member, end)
+}
+
+// ban takes a user out of a room, if it is a member, and keeps it out.
+func (s *chatServer) ban(ctx context.Context, shortCode, name string) error {
+	u := callerOf(ctx).user
+	may := ownerOnly(u)
+	room, member, err := s.inRoom(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
+	if err != nil {
+		return err
+	}
+	err = s.store.ban(ctx, u, room.ID, member, func(room roomRow) error { return cmp.Or(may(room), ownerStays(room, member)) })
+	return s.expel(ctx, err, room, member, errBanned)
+}
+
+// unban lets a user in again that knows the room's password.
+func (s *chatServer) unban(ctx context.Context, shortCode, name string) error {
+	u := callerOf(ctx).user
+	may := ownerOnly(u)
+	room, member, err := s.inRoom(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
+	if err != nil {
+		return err
+	}
+	err = s.store.unban(ctx, u, room.ID, member, may)
+	if errors.Is(err, errNoMember) {
+		return errNoMember.saying("Nobody of this name is banned from the room.")
+	}
+	return roomError(err)
+}
+
+// inRoom finds a room and a user for a change. Who may not make it is told so, and not whether there is such a user.
+func (s *chatServer) inRoom(ctx context.Context, shortCode, name string, may func(roomRow, user) error) (room roomRow, u user, err error) {
+	by := callerOf(ctx).user
+	if room, err = s.room(ctx, by, shortCode, membersOnly(by)); err != nil {
+		return room, u, err
+	}
+	u, err = s.userNamed(ctx, name)
+	if err = cmp.Or(may(room, u), err); err == nil {
+		err = take(try{s.limits.messagesPerUser, userKey(by.ID)}) // each is a row of the audit log
+	}
+	return room, u, err
+}
+
+func ownerStays(room roomRow, u user) error {
+	if room.OwnerID == u.ID {
+		return errProtected
+	}
+	return nil
+}
+
+// expel ends with end what a user has in a room that it is no member of any more, unless err is not nil. When it returns nil,
+// nothing of the user is stored there any more.
+func (s *chatServer) expel(ctx context.Context, err error, room roomRow, u user, end error) error {
+	if err != nil {
+		return roomError(err)
+	}
+	s.hub.endMember(room.ID, u.ID, end)
+	return s.committer.settle(ctx)
+}
+
+// endUser ends what an account has that was changed: its streams, and what they have sent.
+func (s *chatServer) endUser(ctx context.Context, u user) error {
+	s.hub.endUser(u.ID, u.Version, errTokenInvalid)
+	return s.committer.settle(ctx)
+}
+
+// userNamed finds the account of a name in a path. A space at its end is ignored where there is no such name: a browser takes
+// a segment out of a path that is just dots, as a name can be.
+func (s *chatServer) userNamed(ctx context.Context, name string) (user, error) {
+	u, err := s.store.userByName(ctx, name)
+	if trimmed := strings.TrimSuffix(name, " "); errors.Is(err, errNotFound) && trimmed != name {
+		u, err = s.store.userByName(ctx, trimmed)
+	}
+	if errors.Is(err, errNotFound) {
+		err = errUserNotFound
+	}
+	return u, err
+}

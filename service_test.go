@@ -228,7 +228,7 @@ func TestSecondSignal(t *testing.T) {
 		}
 		<-p.exit
 		status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-		if !status.Signaled() || status.Signal() != c.second || strings.Contains(p.logText(), "msg=stopped") {
+		if !status.Signaled() || status.Signal() != c.second || strings.Contains(p.logText()[before:], "msg=stopped") {
 			t.Errorf("%s and %s: %s; want it to end by the second", c.first, c.second, p.cmd.ProcessState)
 		}
 		p.start()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -143,4 +144,230 @@ func killAfter(t testing.TB, d time.Duration, cmd *exec.Cmd) {
 	time.Sleep(d)
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait() // says that it was killed
+}
+
+// servedData makes a folder with the data of a server that has ended, and a backup of it.
+func servedData(t testing.TB) (dir, good string) {
+	t.Helper()
+	dir, good = t.TempDir(), filepath.Join(t.TempDir(), "good")
+	mustRun(t, dir, testPassword, "user", "add", "ann")
+	mustRun(t, dir, "", "backup", good)
+	mustRun(t, dir, "", "restore", good, "--replace") // makes the -lock
+	mustRun(t, dir, testPassword, "user", "add", "ben")
+	for _, path := range glob(t, filepath.Join(dir, "*.replaced-*")) {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, good
+}
+
+// A server that has opened the file, and gets its lock only after a restore has replaced it, does not start: it confirmed
+// what went into a file without a name.
+func TestServerMeetsRestore(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	dir, good := servedData(t)
+	target := filepath.Join(dir, "grpcchatter.db")
+	server := &runningProgram{done: make(chan struct{}), cmd: underStrace(t, program(t, dir, "serve", "--listen-addr=127.0.0.1:0"),
+		"-P", target+"-lock", "-e", "trace=openat", "-e", "inject=openat:delay_enter=2000000:when=1")}
+	server.start(t)
+	defer server.stop()
+	eventually(t, patience, "the server has opened the file", func() bool {
+		for _, fd := range glob(t, fmt.Sprintf("/proc/%d/fd/*", server.cmd.Process.Pid)) {
+			if path, _ := os.Readlink(fd); path == target {
+				return true
+			}
+		}
+		return false
+	})
+	mustRun(t, dir, "", "restore", good, "--replace")
+	eventually(t, patience, "the server has ended, or is ready", func() bool {
+		select {
+		case <-server.done:
+			return true
+		default:
+			return strings.Contains(server.stdout(), "To stop")
+		}
+	})
+	if out := server.stdout(); out != "" || !strings.Contains(server.log(), "restore") {
+		t.Errorf("the server says %q, %q", out, server.log())
+	}
+}
+
+// What a command confirms while a restore takes place is in the new data or in the old, which is kept: it went into the old
+// file when that had been copied, and was lost.
+func TestUserMeetsRestore(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	dir, good := servedData(t)
+	target := filepath.Join(dir, "grpcchatter.db")
+	restore := &runningProgram{done: make(chan struct{}), cmd: underStrace(t, program(t, dir, "restore", good, "--replace"),
+		"-e", "trace=?rename,?renameat,?renameat2", "-e", "inject=?rename,?renameat,?renameat2:delay_enter=1500000")}
+	restore.start(t)
+	defer restore.stop()
+	eventually(t, patience, "the old data is kept", func() bool { return len(glob(t, target+".replaced-*")) > 0 })
+	status, said, why := runProgram(t, dir, nil, testPassword, "user", "add", "zoe")
+	<-restore.done
+	if code := restore.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Fatalf("restore: %d %s", code, restore.log())
+	}
+	kept := glob(t, target+".replaced-*")[0]
+	if list := accountsIn(t, kept); !strings.Contains(list, "ben") {
+		t.Errorf("the old data has\n%s", list)
+	}
+	if status == 0 && !strings.Contains(accountsIn(t, kept)+accountsIn(t, target), "zoe") {
+		t.Errorf("user add says %q, and the account is nowhere", said)
+	}
+	if status != 0 && !strings.Contains(why, "restore") && !strings.Contains(why, "locked") {
+		t.Errorf("user add says %q", why)
+	}
+	if list := accountsIn(t, target); !strings.Contains(list, "ann") || strings.Contains(list, "ben") {
+		t.Errorf("the new data has\n%s", list)
+	}
+}
+
+func accountsIn(t testing.TB, path string) string {
+	t.Helper()
+	return mustRun(t, t.TempDir(), "", "user", "list", "--database-url=sqlite:"+path)
+}
+
+// A restore gives up where another program has the database open, and where it cannot put the new file in its place, and
+// says where it cannot know how it will end.
+func TestRestoreGivesUp(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	dir, good := servedData(t)
+	target := filepath.Join(dir, "grpcchatter.db")
+	open := openSQL(t, target)
+	var n int
+	if err := open.QueryRow(`SELECT count(*) FROM users`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	status, out, errOut := runProgram(t, dir, nil, "", "restore", good, "--replace")
+	wantFailure(t, status, out, errOut, "another program has it open")
+	if err := open.Close(); err != nil {
+		t.Fatal(err)
+	}
+	busy := []string{"-P", target, "-e", "trace=pread64,?rename,?renameat,?renameat2", "-e", "inject=?rename,?renameat,?renameat2:error=EBUSY"}
+	before := files(t, dir)
+	status, out, errOut = runCommand(t, underStrace(t, program(t, dir, "restore", good, "--replace"), busy...), nil, "")
+	wantFailure(t, status, out, errOut, "cannot restore to "+target)
+	if after := files(t, dir); len(after) != len(before) {
+		t.Errorf("after a rename that failed there are %v", sizes(after))
+	}
+	if list := accountsIn(t, target); !strings.Contains(list, "ben") {
+		t.Errorf("after a rename that failed the data has\n%s", list)
+	}
+
+	// What the disk cannot read is kept with its log, or goes on with it.
+	db := openSQL(t, target)
+	execSQL(t, db, `PRAGMA journal_mode = WAL`, `UPDATE users SET username = 'in the log' WHERE username = 'ben'`)
+	data, log := readFile(t, target), readFile(t, target+"-wal")
+	if err := db.Close(); err != nil || len(log) == 0 {
+		t.Fatal(err, len(log))
+	}
+	writeFile(t, target, data)
+	writeFile(t, target+"-wal", log)
+	unreadable := []string{"-P", target, "-e", "trace=pread64,?rename,?renameat,?renameat2", "-e", "inject=pread64:error=EIO"}
+	before = files(t, dir)
+	status, out, errOut = runCommand(t, underStrace(t, program(t, dir, "restore", good, "--replace"), append(busy, "-e", "inject=pread64:error=EIO")...), nil, "")
+	wantFailure(t, status, out, errOut, "cannot restore to "+target)
+	wantSameFiles(t, "after a rename that failed, of what cannot be read", before, files(t, dir))
+	status, _, errOut = runCommand(t, underStrace(t, program(t, dir, "restore", good, "--replace"), unreadable...), nil, "")
+	if status != 0 {
+		t.Errorf("what cannot be read does not make way: %s", errOut)
+	}
+	if kept := glob(t, target+".replaced-*"); len(kept) != 2 || !strings.Contains(accountsIn(t, kept[0]), "in the log") {
+		t.Errorf("%v are kept", kept)
+	}
+
+	cmd := underStrace(t, program(t, dir, "restore", good, "--replace"), "-P", dir, "-e", "trace=fsync", "-e", "inject=fsync:error=EIO")
+	status, out, errOut = runCommand(t, cmd, nil, "")
+	wantFailure(t, status, out, errOut, "is restored, but perhaps not on the disk yet")
+	if list := accountsIn(t, target); strings.Contains(list, "ben") {
+		t.Errorf("the data has\n%s", list)
+	}
+}
+
+// Where a database was moved away without its log, a restore leaves the log: it removed it, with what it alone had.
+func TestRestoreBesideLog(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	_, good := servedData(t)
+	for _, name := range []string{"grpcchatter.db-wal", "grpcchatter.db-journal"} {
+		dir := t.TempDir()
+		writeFile(t, filepath.Join(dir, name), []byte("messages"))
+		for range 2 {
+			before := files(t, dir)
+			for _, more := range [][]string{nil, {"--replace"}} {
+				status, out, errOut := runProgram(t, dir, nil, "", append([]string{"restore", good}, more...)...)
+				wantFailure(t, status, out, errOut, name)
+			}
+			wantSameFiles(t, name, before, files(t, dir))
+			writeFile(t, filepath.Join(dir, "grpcchatter.db"), nil) // and once more with an empty one
+		}
+	}
+}
+
+// What root restores belongs to the owner of the old data, or of the folder: a server that is not root has to start on it.
+func TestRestoreByRoot(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: needs root")
+	}
+	_, good := servedData(t)
+	dir := t.TempDir()
+	if err := os.Chown(dir, 12345, 12346); err != nil {
+		t.Fatal(err)
+	}
+	want := func(owner uint32) {
+		t.Helper()
+		for path := range files(t, dir) {
+			if info, err := os.Stat(path); err != nil || info.Sys().(*syscall.Stat_t).Uid != owner {
+				t.Errorf("%s: %+v, %v, want the owner %d", path, info.Sys(), err, owner)
+			}
+		}
+	}
+	mustRun(t, dir, "", "restore", good)
+	want(12345)
+	for path := range files(t, dir) {
+		if err := os.Chown(path, 23456, 23457); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustRun(t, dir, "", "restore", good, "--replace")
+	if len(files(t, dir)) != 3 {
+		t.Errorf("there are %v", sizes(files(t, dir)))
+	}
+	want(23456)
+}
+
+// Of two restores at once to a new file one takes place, and the other one is told why it does not.
+func TestTwoRestores(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	_, good := servedData(t)
+	for range 3 {
+		dir := t.TempDir()
+		var both []*runningProgram
+		for range 2 {
+			p := &runningProgram{cmd: program(t, dir, "restore", good), done: make(chan struct{})}
+			p.start(t)
+			both = append(both, p)
+		}
+		good := 0
+		for _, p := range both {
+			<-p.done
+			if p.cmd.ProcessState.Success() {
+				good++
+			} else if said := p.log(); !strings.Contains(said, "or a restore") && !strings.Contains(said, "has data already") {
+				t.Errorf("one says %q", said)
+			}
+		}
+		if good != 1 {
+			t.Errorf("%d of two restores took place", good)
+		}
+	}
 }

@@ -114,26 +114,41 @@ func holdSQLite(ctx context.Context, path string) (release func(), err error) {
 		return nil, err
 	}
 	conn, err := db.Conn(ctx)
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	release = sync.OnceFunc(func() { _ = conn.Close(); _ = db.Close() })
-	mode := ""
-	if err = setJournal(ctx, conn, "DELETE"); err == nil { // fails while another one has the log open
-		_, err = conn.ExecContext(ctx, `BEGIN EXCLUSIVE`)
-	}
-	if err == nil { // others may have opened the log between the two
-		err = conn.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode)
+	release = sync.OnceFunc(func() {
+		if conn != nil {
+			_ = conn.Close()
+		}
+		_ = db.Close()
+	})
+	if err == nil {
+		err = holdOn(ctx, conn)
 	}
 	switch {
-	case err == nil && mode == "delete":
+	case err == nil:
 		return release, nil
 	case isSQLite(err, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR):
 		release()
 		return func() {}, nil
-	case err == nil, isSQLite(err, sqlite3.SQLITE_BUSY):
-		err = errors.New("another program has it open")
+	case isSQLite(err, sqlite3.SQLITE_BUSY):
+		err = errInUse
 	}
 	release()
 	return nil, describeSQLite(err)
+}
+
+var errInUse = errors.New("another program has it open")
+
+func holdOn(ctx context.Context, conn *sql.Conn) error {
+	if err := setJournal(ctx, conn, "DELETE"); err != nil { // as long as another one has the log open
+		return err
+	}
+	if _, err := conn.ExecContext(ctx, `BEGIN EXCLUSIVE`); err != nil {
+		return err
+	}
+	var mode string
+	err := conn.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode)
+	if err == nil && mode != "delete" { // another one has opened it between the two
+		err = errInUse
+	}
+	return err
 }

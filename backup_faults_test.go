@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -166,8 +167,19 @@ func servedData(t testing.TB) (dir, good string) {
 // what went into a file without a name.
 func TestServerMeetsRestore(t *testing.T) {
 	onlySQLite(t)
-	t.Parallel()
-	dir, good := servedData(t)
+	for name, twice := range map[string]bool{"with a log": false, "just restored": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, good := servedData(t)
+			if twice {
+				mustRun(t, dir, "", "restore", good, "--replace")
+			}
+			serverMeetsRestore(t, dir, good)
+		})
+	}
+}
+
+func serverMeetsRestore(t *testing.T, dir, good string) {
 	target := filepath.Join(dir, "grpcchatter.db")
 	server := &runningProgram{done: make(chan struct{}), cmd: underStrace(t, program(t, dir, "serve", "--listen-addr=127.0.0.1:0"),
 		"-P", target+"-lock", "-e", "trace=openat", "-e", "inject=openat:delay_enter=2000000:when=1")}
@@ -190,8 +202,33 @@ func TestServerMeetsRestore(t *testing.T) {
 			return strings.Contains(server.stdout(), "To stop")
 		}
 	})
+	t.Log(server.stdout(), server.log())
 	if out := server.stdout(); out != "" || !strings.Contains(server.log(), "restore") {
 		t.Errorf("the server says %q, %q", out, server.log())
+	}
+}
+
+// Who has opened a file that was then replaced does not write: SQLite would read the old file, and write to the new one's log.
+func TestOldFileMeetsNewLog(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	dir, good := servedData(t)
+	target := filepath.Join(dir, "grpcchatter.db")
+	mustRun(t, dir, "", "restore", good, "--replace") // has no log, which would keep a restore away
+	st, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Synchronous: "full", Bare: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, dir, "", "restore", good, "--replace")
+	execSQL(t, openSQL(t, target), `PRAGMA journal_mode = WAL`, `UPDATE users SET disabled = false`)
+	if err := st.migrate(t.Context(), storeOptions{}); !errors.Is(err, errMoved) {
+		t.Errorf("the old file is written to: %v", err)
+	}
+	if err := st.backup(t.Context(), st, filepath.Join(dir, "backup"), io.Discard); !errors.Is(err, errMoved) {
+		t.Errorf("a backup is made of the old file and the new log: %v", err)
+	}
+	if err := st.close(); err != nil {
+		t.Error(err)
 	}
 }
 

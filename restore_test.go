@@ -93,6 +93,10 @@ var badBackups = map[string]func(t testing.TB, good, path string){
 		writeFile(t, path, readFile(t, good))
 		changed(t, path, `DELETE FROM schema_version`)
 	},
+	"with a column of another name": func(t testing.TB, good, path string) {
+		writeFile(t, path, readFile(t, good))
+		changed(t, path, `ALTER TABLE messages RENAME COLUMN body TO text`)
+	},
 	"a server's, with its log": func(t testing.TB, good, path string) {
 		writeFile(t, path, readFile(t, good))
 		writeFile(t, path+"-wal", []byte("x"))
@@ -137,6 +141,8 @@ func TestBadBackups(t *testing.T) {
 		{"there is a file", []string{"backup", good}},
 		{"there is a file", []string{"backup", "grpcchatter.db"}},
 		{"there is a file", []string{"backup", "."}},
+		{"belongs to the database", []string{"backup", "grpcchatter.db-wal"}},
+		{"belongs to the database", []string{"backup", "../" + filepath.Base(dir) + "/grpcchatter.db-restoring"}},
 		{"cannot write the backup", []string{"backup", "missing/backup"}},
 		{"DATABASE_URL", []string{"backup", "new", "--database-url=mysql://x"}},
 		{"missing.db", []string{"backup", "new", "--database-url=sqlite:missing.db"}},

@@ -380,31 +380,3 @@ func TestRestoreByRoot(t *testing.T) {
 	}
 	want(23456)
 }
-
-// Of two restores at once to a new file one takes place, and the other one is told why it does not.
-func TestTwoRestores(t *testing.T) {
-	onlySQLite(t)
-	t.Parallel()
-	_, good := servedData(t)
-	for range 3 {
-		dir := t.TempDir()
-		var both []*runningProgram
-		for range 2 {
-			p := &runningProgram{cmd: program(t, dir, "restore", good), done: make(chan struct{})}
-			p.start(t)
-			both = append(both, p)
-		}
-		good := 0
-		for _, p := range both {
-			<-p.done
-			if p.cmd.ProcessState.Success() {
-				good++
-			} else if said := p.log(); !strings.Contains(said, "or a restore") && !strings.Contains(said, "has data already") {
-				t.Errorf("one says %q", said)
-			}
-		}
-		if good != 1 {
-			t.Errorf("%d of two restores took place", good)
-		}
-	}
-}

@@ -108,15 +108,6 @@ func sqliteURL(path string, wait time.Duration) string {
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + fmt.Sprintf("?_pragma=busy_timeout(%d)", wait.Milliseconds())
 }
 
-// unmoved returns errMoved if the file has lost its name since it was opened. What is written to it would be lost, and
-// SQLite would take the log of the file that has the name now for its own.
-func (e *sqliteEngine) unmoved() error {
-	if now, err := os.Stat(e.path); err != nil || !os.SameFile(e.file, now) {
-		return errMoved
-	}
-	return nil
-}
-
 // createPrivate makes a file if there is none, for its mode's sake: SQLite gives -wal and -shm the same one.
 // It has to happen before SQLite opens the file: to close a descriptor later would drop SQLite's locks.
 func createPrivate(path string) error {
@@ -153,47 +144,6 @@ func setJournal(ctx context.Context, conn *sql.Conn, mode string) error {
 			return err
 		}
 	}
-}
-
-// fileLock is an exclusive transaction on a file beside a database, of the one server on it or of a restore. It goes with
-// the process, however that ends.
-type fileLock struct {
-	db   *sql.DB
-	conn *sql.Conn
-}
-
-// lockWait is how long it is waited for: of two that come at once one has to give way for a moment.
-const lockWait = 200 * time.Millisecond
-
-// takeLock takes the lock of a database, or returns errLocked.
-func takeLock(ctx context.Context, database string) (*fileLock, error) {
-	path := database + "-lock"
-	if err := createPrivate(path); err != nil {
-		return nil, err
-	}
-	db, err := sql.Open("sqlite", sqliteURL(path, lockWait)+"&_pragma=journal_mode(memory)")
-	if err != nil {
-		return nil, err
-	}
-	l := &fileLock{db: db}
-	if l.conn, err = db.Conn(ctx); err == nil {
-		_, err = l.conn.ExecContext(ctx, "BEGIN EXCLUSIVE")
-	}
-	if isSQLite(err, sqlite3.SQLITE_BUSY) {
-		err = errLocked
-	}
-	if err != nil {
-		return nil, errors.Join(err, l.close())
-	}
-	return l, nil
-}
-
-func (l *fileLock) close() error {
-	var err error
-	if l.conn != nil {
-		err = l.conn.Close()
-	}
-	return errors.Join(err, l.db.Close())
 }
 
 func (e *sqliteEngine) close() error {

@@ -39,6 +39,18 @@ func (d dataSettings) withStore(ctx context.Context, create bool, fn func(*store
 	return errors.Join(fn(st), st.close())
 }
 
+// reading opens the database beside a server, changes nothing in it, and closes it.
+func (d dataSettings) reading(ctx context.Context, fn func(*store) error) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	st, err := openStore(ctx, storeOptions{URL: d.DatabaseURL, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(st), st.close())
+}
+
 // change applies fn to an account, and notes the action in the audit log.
 func (d dataSettings) change(ctx context.Context, name, action string, fn func(*user) (detail string)) error {
 	return d.withStore(ctx, false, func(st *store) error {

@@ -147,42 +147,31 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	if err != nil && !expired {
 		return c, errTokenInvalid
 	}
-	c.restored = cl.History != a.history.ID
-	// Who has a room token has a position in the room too. With a new token, nobody would see that it is of before.
-	tooOld := errTokenInvalid
-	if c.restored && audience == audienceRoom {
-		tooOld = errHistoryRestored
+	// Who has a room token has a position in the room too: with a new token, nobody would see that it is of before.
+	void, late := errTokenInvalid, errTokenExpired
+	if c.restored = cl.History != a.history.ID; c.restored && audience == audienceRoom {
+		void, late = errHistoryRestored, errHistoryRestored
 	}
-	switch {
-	case c.restored && cl.History != a.history.From:
-		return c, tooOld
-	case expired && tooOld == errHistoryRestored:
-		return c, tooOld
-	case expired:
-		return c, errTokenExpired
+	if expired {
+		return c, late
 	}
 	id, err := strconv.ParseInt(cl.Subject, 10, 64)
-	if err != nil {
+	switch {
+	case err != nil:
 		return c, errTokenInvalid
-	}
-	if c.restored {
-		switch {
-		case id > a.history.LastUser: // the account is lost, and another one may have its number
-			return c, errTokenInvalid
-		case cl.RoomID > a.history.LastRoom:
-			return c, errRoomDeleted
-		case cl.Version > a.history.LastVersion:
-			return c, tooOld
-		}
+	case c.restored && !a.history.knows(cl.History, id, cl.Version):
+		return c, void
+	case c.restored && cl.RoomID > a.history.LastRoom:
+		return c, errRoomDeleted
 	}
 	u, err := a.store.userByID(ctx, id)
 	switch {
 	case errors.Is(err, errNotFound):
-		return c, errTokenInvalid
+		return c, void
 	case err != nil:
 		return c, err
 	case u.Version != cl.Version || u.Disabled:
-		return c, tooOld
+		return c, void
 	}
 	if audience == audienceRoom {
 		room, err := a.store.roomByID(ctx, cl.RoomID, u.ID)
@@ -191,8 +180,8 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 			return c, errRoomDeleted
 		case err != nil:
 			return c, err
-		case !room.IsMember:
-			return c, errTokenInvalid
+		case !room.IsMember: // a new token is to be had without a password, where a room has none
+			return c, void
 		}
 	}
 	u.Hash = "" // a stream keeps the rest for as long as it lives

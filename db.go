@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -25,7 +26,8 @@ var (
 	errConflict    = errors.New("a unique or foreign key forbids it")
 	errDiskFull    = errors.New("the disk is full")
 	errUnavailable = errors.New("the database does not answer")
-	errLocked      = errors.New("another server is running on it")
+	errLocked      = errors.New("another server is running on it, or a restore")
+	errMoved       = errors.New("another file has got its name meanwhile, as by a restore: try again")
 	// errBroken means that the database can no longer be trusted to keep what it confirms: the process has
 	// to end (https://www.sqlite.org/atomiccommit.html, section 9).
 	errBroken = errors.New("the database cannot be written reliably")
@@ -52,7 +54,8 @@ type engine interface {
 	types() []string
 	// state tells what a database holds, by the names of its tables.
 	state(ctx context.Context, q querier) (state, error)
-	// lockSchema and lockUsers let one transaction at a time make or adopt a schema, and change accounts.
+	// lockSchema and lockUsers let one transaction at a time make or adopt a schema, and change accounts. The first one
+	// of an open store is lockSchema's: errMoved says that it is not the database any more.
 	lockSchema(context.Context, *sql.Tx) error
 	lockUsers(context.Context, *sql.Tx) error
 	// writable returns an error while nothing may be written.
@@ -77,6 +80,8 @@ type engine interface {
 	walFile() string
 	// tend does what is to be done as long as a server runs, until ctx ends.
 	tend(ctx context.Context, log *slog.Logger)
+	// backup writes one state of all data, of s, into an empty SQLite file.
+	backup(ctx context.Context, s *store, path string, progress io.Writer) error
 	// describe puts what stops a database from being opened into words for a person.
 	describe(error) error
 	// close waits for running queries.
@@ -106,7 +111,8 @@ type storeOptions struct {
 	Create      bool   // make a new database where there is none
 	Exclusive   bool   // as a server: only one process at a time
 	Adopt       bool   // take over a database of the original project
-	Bare        bool   // leave the schema as it is: only for transactions of w, and for inspect
+	Bare        bool   // leave the schema as it is, which may be that of an older version
+	ReadOnly    bool   // change nothing, and read this version only; there is no w
 	Log         *slog.Logger
 	Metrics     *metrics // nil: none
 }
@@ -149,7 +155,7 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 		case state == stateEmpty && !o.Create:
 			return errors.New("it is empty: start the server once, or add an account")
 		case state == stateEmpty:
-			return s.upgrade(ctx, tx, 0)
+			return s.upgrade(ctx, tx, 0, schemaVersion)
 		case state == stateOriginal && !o.Adopt:
 			return errors.New("it is the original project's: start the server on it, which takes it over")
 		case state == stateOriginal:
@@ -159,23 +165,39 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 		if err != nil {
 			return err
 		}
-		return s.upgrade(ctx, tx, version)
+		return s.upgrade(ctx, tx, version, schemaVersion)
 	})
 }
 
 // schemaSteps are the statements that make of each version the next, the first of an empty database.
 func schemaSteps() []string { return strings.Split(schemaSQL, "\n-- Version ") }
 
-// upgrade brings the schema from a version to schemaVersion; version 0 is an empty database.
-func (s *store) upgrade(ctx context.Context, tx *sql.Tx, version int) error {
-	for _, step := range schemaSteps()[version:] {
+// current returns an error if the database is not of this program's version.
+func (s *store) current(ctx context.Context) error {
+	state, err := s.inspect(ctx, s.r)
+	switch {
+	case err != nil:
+		return err
+	case state != stateOurs:
+		return errors.New("it holds no data of grpcchatter")
+	}
+	version, err := s.version(ctx, s.r)
+	if err == nil && version != schemaVersion {
+		err = fmt.Errorf("it was made by an older version of grpcchatter (its schema is %d, this program reads %d): start the server on it once", version, schemaVersion)
+	}
+	return err
+}
+
+// upgrade brings the schema from a version to a later one; version 0 is an empty database.
+func (s *store) upgrade(ctx context.Context, tx *sql.Tx, from, to int) error {
+	for _, step := range schemaSteps()[from:to] {
 		_, statements, _ := strings.Cut(step, "\n") // its first line is a number, or of the first comment
 		if err := s.execSchema(ctx, tx, statements); err != nil {
 			return err
 		}
 	}
 	// SQLite opens what it may not write too, and says so at the first write only: this one.
-	_, err := tx.ExecContext(ctx, `UPDATE schema_version SET version = $1`, schemaVersion)
+	_, err := tx.ExecContext(ctx, `UPDATE schema_version SET version = $1`, to)
 	return err
 }
 

@@ -31,7 +31,7 @@ func (s *store) adopt(ctx context.Context, tx *sql.Tx) error {
 	if err := s.execSchema(ctx, tx, "CREATE TABLE schema_version"+before+"CREATE INDEX users_version"+after); err != nil {
 		return err
 	}
-	return s.upgrade(ctx, tx, 1)
+	return s.upgrade(ctx, tx, 1, schemaVersion)
 }
 
 func (s *store) fillNameKeys(ctx context.Context, tx *sql.Tx) error {

@@ -20,6 +20,12 @@ type history struct {
 	LastRoom    int64 `json:"last_room"`
 }
 
+// knows tells whether the backup, of a history, has an account with a version of it. What it has not is lost, and another
+// account may have got its number.
+func (h history) knows(of string, userID, version int64) bool {
+	return of == h.From && userID <= h.LastUser && version <= h.LastVersion
+}
+
 const (
 	historySetting = "history"
 	// historySeq and a room's id name the setting that has the room's last seq of the backup.

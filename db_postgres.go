@@ -80,7 +80,10 @@ func openPostgres(ctx context.Context, s *store, o storeOptions) error {
 			return err
 		}
 	}
-	if o.Bare {
+	switch {
+	case o.ReadOnly:
+		return s.current(ctx)
+	case o.Bare:
 		_, err := s.inspect(ctx, s.w)
 		return err
 	}
@@ -152,12 +155,13 @@ func (*postgresEngine) types() []string {
 	}
 }
 
-// state looks at the tables that a new one of ours would meet.
+// state looks at the tables that a new one of ours would meet, also if this role may not read them.
 func (*postgresEngine) state(ctx context.Context, q querier) (s state, err error) {
-	rows, err := q.QueryContext(ctx, `SELECT table_name, count(*) FILTER (WHERE column_name IN ('id', 'created_at', 'username', 'password', 'role_id', 'name'))
-		FROM information_schema.columns WHERE table_schema = current_schema()
-		AND table_name IN ('schema_version', 'settings', 'roles', 'users', 'rooms', 'members', 'messages', 'bans', 'audit_log', 'certificates')
-		GROUP BY table_name`)
+	rows, err := q.QueryContext(ctx, `SELECT c.relname, count(*) FILTER (WHERE a.attname IN ('id', 'created_at', 'username', 'password', 'role_id', 'name'))
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+		WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped
+		AND c.relname IN ('schema_version', 'settings', 'roles', 'users', 'rooms', 'members', 'messages', 'bans', 'audit_log', 'certificates')
+		GROUP BY c.relname`)
 	if err != nil {
 		return s, err
 	}
@@ -283,6 +287,8 @@ func (e *postgresEngine) describe(err error) error {
 		return network
 	case errors.As(err, &connect):
 		return innermost(connect)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the connection to PostgreSQL has ended")
 	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted")
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -21,11 +22,9 @@ const readers = 8
 // sqliteEngine is a SQLite file.
 type sqliteEngine struct {
 	path string
-	w, r *sql.DB // w has one connection: SQLite has one writer
-	// lock and locked hold an exclusive transaction on a file beside the database for as long as a server
-	// runs on it.
-	lock   *sql.DB
-	locked *sql.Conn
+	file fs.FileInfo // that path named when it was opened
+	w, r *sql.DB     // w has one connection: SQLite has one writer
+	lock *fileLock   // nil: it is not a server's
 
 	insert, lookup batchStmts
 }
@@ -47,17 +46,32 @@ func openSQLite(ctx context.Context, s *store, o storeOptions) error {
 		return err
 	}
 	s.place = e.path
-	info, err := os.Stat(e.path)
+	e.file, err = os.Stat(e.path)
 	switch {
 	case err != nil:
 		return err
-	case !info.Mode().IsRegular():
+	case !e.file.Mode().IsRegular():
 		return errors.New("it is not a file")
-	case o.Exclusive && hardLinks(info) > 1: // https://www.sqlite.org/howtocorrupt.html, section 2.5
+	case o.Exclusive && hardLinks(e.file) > 1: // https://www.sqlite.org/howtocorrupt.html, section 2.5
 		return errors.New("the file has another name too (a hard link), under which a second server could destroy it: make a copy instead")
 	}
 	dsn := func(more string) string {
-		return "file:" + (&url.URL{Path: e.path}).EscapedPath() + fmt.Sprintf("?_time_format=sqlite&_pragma=busy_timeout(%d)&_pragma=foreign_keys(1)", writeWait.Milliseconds()) + more
+		return sqliteURL(e.path, writeWait) + "&_time_format=sqlite&_pragma=foreign_keys(1)" + more
+	}
+	reading := func(mode string) (err error) {
+		s.r, err = sql.Open("sqlite", dsn("&_pragma=query_only(1)&mode="+mode))
+		if err == nil {
+			s.r.SetMaxOpenConns(readers)
+			s.r.SetMaxIdleConns(readers)
+		}
+		e.r = s.r
+		return err
+	}
+	if o.ReadOnly {
+		if err := reading("rw"); err != nil { // so that the last one to close it leaves no log behind
+			return err
+		}
+		return s.current(ctx)
 	}
 	// First as it is: another program's database must not become one with a WAL.
 	if s.w, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=temp_store(memory)&_pragma=synchronous("+o.Synchronous+")")); err != nil {
@@ -69,11 +83,12 @@ func openSQLite(ctx context.Context, s *store, o storeOptions) error {
 		return err
 	}
 	if o.Exclusive {
-		if err := e.takeLock(ctx); err != nil {
+		if e.lock, err = takeLock(ctx, e.path); err != nil {
 			return err
 		}
 	}
 	if o.Bare {
+		s.r = s.w
 		return nil
 	}
 	if err := s.migrate(ctx, o); err != nil {
@@ -82,13 +97,15 @@ func openSQLite(ctx context.Context, s *store, o storeOptions) error {
 	if err := e.useWAL(ctx); err != nil {
 		return err
 	}
-	if s.r, err = sql.Open("sqlite", dsn("&mode=ro&_pragma=query_only(1)")); err != nil {
+	if err := reading("ro"); err != nil {
 		return err
 	}
-	e.r = s.r
-	s.r.SetMaxOpenConns(readers)
-	s.r.SetMaxIdleConns(readers)
 	return e.prepareBatches(ctx)
+}
+
+// sqliteURL is the address of a file for the driver. Others are waited for as long as wait says.
+func sqliteURL(path string, wait time.Duration) string {
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + fmt.Sprintf("?_pragma=busy_timeout(%d)", wait.Milliseconds())
 }
 
 // createPrivate makes a file if there is none, for its mode's sake: SQLite gives -wal and -shm the same one.
@@ -107,31 +124,19 @@ func createPrivate(path string) error {
 	return f.Close()
 }
 
-// takeLock makes this the only server on the database. The lock goes with the process, however it ends.
-func (e *sqliteEngine) takeLock(ctx context.Context) error {
-	path := e.path + "-lock"
-	err := createPrivate(path)
+// useWAL turns the write-ahead log on. As long as it is open, no restore can take the file's name away.
+func (e *sqliteEngine) useWAL(ctx context.Context) error {
+	conn, err := e.w.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	e.lock, err = sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_pragma=busy_timeout(0)&_pragma=journal_mode(memory)")
-	if err != nil {
-		return err
-	}
-	e.locked, err = e.lock.Conn(ctx)
-	if err == nil {
-		_, err = e.locked.ExecContext(ctx, "BEGIN EXCLUSIVE")
-	}
-	if isSQLite(err, sqlite3.SQLITE_BUSY) {
-		return errLocked
-	}
-	return err
+	return errors.Join(setJournal(ctx, conn, "WAL"), conn.Close())
 }
 
-// useWAL turns the write-ahead log on, which stays so. SQLite does not wait here for others who do it too.
-func (e *sqliteEngine) useWAL(ctx context.Context) error {
+// setJournal sets a journal mode, which the database keeps. SQLite does not wait here for others who use it.
+func setJournal(ctx context.Context, conn *sql.Conn, mode string) error {
 	for end := time.Now().Add(writeWait); ; {
-		_, err := e.w.ExecContext(ctx, `PRAGMA journal_mode = WAL`)
+		_, err := conn.ExecContext(ctx, `PRAGMA journal_mode = `+mode)
 		if !isSQLite(err, sqlite3.SQLITE_BUSY) || time.Now().After(end) {
 			return err
 		}
@@ -143,13 +148,13 @@ func (e *sqliteEngine) useWAL(ctx context.Context) error {
 
 func (e *sqliteEngine) close() error {
 	var errs []error
-	for _, db := range []*sql.DB{e.r, e.w, e.lock} { // the lock last
-		if db == e.lock && e.locked != nil {
-			errs = append(errs, e.locked.Close())
-		}
+	for _, db := range []*sql.DB{e.r, e.w} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
+	}
+	if e.lock != nil {
+		errs = append(errs, e.lock.close()) // the last: nobody else may write before
 	}
 	return errors.Join(errs...)
 }
@@ -179,9 +184,9 @@ func (*sqliteEngine) state(ctx context.Context, q querier) (s state, err error) 
 	return stateOurs, nil
 }
 
-// SQLite's transactions are one at a time anyway.
-func (*sqliteEngine) lockSchema(context.Context, *sql.Tx) error { return nil }
-func (*sqliteEngine) lockUsers(context.Context, *sql.Tx) error  { return nil }
+// SQLite's transactions are one at a time anyway. From this first one on no restore can take the file's name away.
+func (e *sqliteEngine) lockSchema(context.Context, *sql.Tx) error { return e.unmoved() }
+func (*sqliteEngine) lockUsers(context.Context, *sql.Tx) error    { return nil }
 
 // transact has no limit: an interrupted statement would poison the one connection that all writers share.
 func (e *sqliteEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
@@ -215,15 +220,19 @@ func (*sqliteEngine) kind(err error) error {
 	return nil
 }
 
-func (e *sqliteEngine) describe(err error) error {
+func (*sqliteEngine) describe(err error) error { return describeSQLite(err) }
+
+func describeSQLite(err error) error {
 	switch {
+	case isSQLite(err, sqlite3.SQLITE_READONLY_DBMOVED):
+		return errMoved
 	case isSQLite(err, sqlite3.SQLITE_NOTADB):
 		return errors.New("the file is not a SQLite database")
 	case isSQLite(err, sqlite3.SQLITE_READONLY), errors.Is(err, os.ErrPermission):
 		return errors.New("no permission to write to it or to its folder")
 	case errors.Is(err, os.ErrNotExist):
 		return errors.New("there is none, or not even its folder")
-	case errors.Is(e.kind(err), errDiskFull):
+	case errors.Is((*sqliteEngine)(nil).kind(err), errDiskFull):
 		return errDiskFull
 	case isSQLite(err, sqlite3.SQLITE_CANTOPEN):
 		return errors.New("it, or a file beside it, cannot be opened")

@@ -20,20 +20,35 @@ import (
 	"github.com/grpcchatter/grpcchatter/pb"
 )
 
+// skipStrace skips a test where strace cannot be had.
+func skipStrace(t testing.TB, why any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal("strace is needed: ", why)
+	}
+	t.Skip("SKIPPED: needs strace: ", why)
+}
+
+// underStrace makes a command run under strace, from its start to its end. It skips a test where strace cannot be had.
+func underStrace(t testing.TB, cmd *exec.Cmd, args ...string) *exec.Cmd {
+	t.Helper()
+	if out, err := exec.Command("strace", "-o", os.DevNull, "true").CombinedOutput(); err != nil {
+		skipStrace(t, fmt.Sprintf("%v %s", err, out))
+	}
+	args = append([]string{"-D", "-f", "-o", os.DevNull}, args...) // -D: the process that is started is the command's own
+	under := exec.Command("strace", append(append(args, cmd.Path), cmd.Args[1:]...)...)
+	under.Dir, under.Env = cmd.Dir, cmd.Env
+	return under
+}
+
 // strace looks at the system calls of a server until the returned function is called, from now on. It skips a test where
 // strace cannot be had.
 func (p *serverProcess) strace(args ...string) (stop func()) {
 	t := p.t
 	t.Helper()
-	skip := func(why any) {
-		if os.Getenv("CI") != "" {
-			t.Fatal("strace is needed: ", why)
-		}
-		t.Skip("SKIPPED: needs strace: ", why)
-	}
 	exe, err := exec.LookPath("strace")
 	if err != nil {
-		skip(err)
+		skipStrace(t, err)
 	}
 	cmd := exec.Command(exe, append([]string{"-f", "-p", strconv.Itoa(p.cmd.Process.Pid)}, args...)...)
 	said, err := cmd.StderrPipe()
@@ -47,7 +62,7 @@ func (p *serverProcess) strace(args ...string) (stop func()) {
 	if !lines.Scan() || !strings.Contains(lines.Text(), "attached") {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		skip(lines.Text())
+		skipStrace(t, lines.Text())
 	}
 	ended := make(chan error, 1)
 	go func() {

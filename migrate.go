@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -46,8 +47,10 @@ const (
 	kindBool
 )
 
-func copiedTables() []copiedTable {
-	return []copiedTable{
+// copiedTables are all tables of a version of the schema, with all their columns.
+func copiedTables(version int) []copiedTable {
+	since := map[string]int{"users.deleted": 2, "rooms.purged_seq": 2, "bans": 2, "audit_log": 2, "certificates": 2} // others: 1
+	tables := []copiedTable{
 		{"settings", "name {bytewise}", []copiedColumn{{"name", kindText}, {"value", kindText}}},
 		{"roles", "id", []copiedColumn{{"id", kindInt}, {"name", kindText}}},
 		{"users", "id", []copiedColumn{{"id", kindInt}, {"created_at", kindTime}, {"username", kindText}, {"password", kindText},
@@ -62,6 +65,11 @@ func copiedTables() []copiedTable {
 			{"target", kindText}, {"detail", kindText}}},
 		{"certificates", "name {bytewise}", []copiedColumn{{"name", kindText}, {"value", kindBytes}}},
 	}
+	tables = slices.DeleteFunc(tables, func(t copiedTable) bool { return since[t.name] > version })
+	for i, t := range tables {
+		tables[i].columns = slices.DeleteFunc(t.columns, func(c copiedColumn) bool { return since[t.name+"."+c.name] > version })
+	}
+	return tables
 }
 
 func (t copiedTable) list() string {
@@ -122,38 +130,59 @@ func (c *migrateCommand) fill(ctx context.Context, from *store, log *slog.Logger
 		return "", err
 	}
 	report, err = copyAll(ctx, from, to, progress)
-	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted: the target is as it was")
-	}
-	return report, errors.Join(err, to.close())
+	return report, errors.Join(interrupted(ctx, err, "the target is as it was"), to.close())
 }
 
-// copyAll fills to in one transaction, and returns what it has compared.
+// changedError is one after which the target is not what it was, or perhaps not.
+type changedError struct{ error }
+
+func (e changedError) Unwrap() error { return e.error }
+
+// interrupted takes the place of an error that comes of the end of ctx, and says what is so because of that.
+func interrupted(ctx context.Context, err error, so string) error {
+	var changed changedError
+	if err == nil || ctx.Err() == nil || errors.As(err, &changed) {
+		return err
+	}
+	return errors.New("interrupted: " + so)
+}
+
+// copyAll fills to in one transaction, and returns what it has compared. An older from is copied as it is, to an empty to.
 func copyAll(ctx context.Context, from, to *store, progress io.Writer) (report string, err error) {
 	read, err := from.r.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: true}) // one state for all tables
 	if err != nil {
 		return "", fmt.Errorf("cannot read the database %s: %w", from.place, from.describe(err))
 	}
 	defer read.Rollback() // it has only read
-	write, err := to.w.BeginTx(ctx, nil)
+	version, err := from.version(ctx, read)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the database %s: %w", from.place, from.describe(err))
+	}
+	// The answer to a COMMIT is waited for though ctx ends, but not for ever.
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	write, err := to.w.BeginTx(lasting, nil)
 	if err != nil {
 		return "", fmt.Errorf("cannot fill the database %s: %w", to.place, to.describe(err))
 	}
 	defer write.Rollback() // does nothing after a commit
-	if err := prepareTarget(ctx, to, write); err != nil {
+	if err := prepareTarget(ctx, to, write, version); err != nil {
 		return "", fmt.Errorf("cannot fill the database %s: %w", to.place, to.describe(err))
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TABLE\tROWS\tSHA-256, FIRST 64 BITS")
-	for _, t := range copiedTables() {
+	for _, t := range copiedTables(version) {
+		failed := func(err error) error {
+			return fmt.Errorf("cannot copy the table %s: %w", t.name, from.describe(to.describe(err)))
+		}
 		sum, err := t.copy(ctx, from, read, to, write, progress)
 		if err != nil {
-			return "", fmt.Errorf("table %s: %w", t.name, to.describe(err))
+			return "", failed(err)
 		}
 		again, err := t.checksum(ctx, to, write, nil)
 		if err != nil {
-			return "", fmt.Errorf("table %s: %w", t.name, to.describe(err))
+			return "", failed(err)
 		}
 		if sum != again {
 			return "", fmt.Errorf("table %s: %d rows with the checksum %s were read, and %d with %s were written: nothing is changed", t.name, sum.rows, sum.hash, again.rows, again.hash)
@@ -165,19 +194,23 @@ func copyAll(ctx context.Context, from, to *store, progress io.Writer) (report s
 				err = to.setLastID(ctx, write, t.name, last)
 			}
 			if err != nil {
-				return "", fmt.Errorf("table %s: %w", t.name, err)
+				return "", failed(err)
 			}
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(pgTimeout, cancel) })()
 	if err := write.Commit(); err != nil {
-		return "", fmt.Errorf("the answer to COMMIT was an error: look into the database %s before another try: %w", to.place, to.describe(err))
+		return "", changedError{fmt.Errorf("no good answer to COMMIT: look into the database %s before another try: %w", to.place, to.describe(err))}
 	}
 	_ = w.Flush() // to a strings.Builder
 	return b.String(), nil
 }
 
-// prepareTarget makes the schema, or checks that its tables are empty.
-func prepareTarget(ctx context.Context, to *store, tx *sql.Tx) error {
+// prepareTarget makes the schema of a version, or checks that its tables are empty.
+func prepareTarget(ctx context.Context, to *store, tx *sql.Tx, version int) error {
 	if err := to.lockSchema(ctx, tx); err != nil {
 		return err
 	}
@@ -186,7 +219,7 @@ func prepareTarget(ctx context.Context, to *store, tx *sql.Tx) error {
 	case err != nil:
 		return err
 	case state == stateEmpty:
-		err = to.upgrade(ctx, tx, 0)
+		err = to.upgrade(ctx, tx, 0, version)
 	case state == stateOriginal:
 		err = errors.New("it has data already")
 	default:
@@ -194,10 +227,10 @@ func prepareTarget(ctx context.Context, to *store, tx *sql.Tx) error {
 		if version, err = to.version(ctx, tx); err != nil {
 			return err
 		}
-		if err := to.upgrade(ctx, tx, version); err != nil {
+		if err := to.upgrade(ctx, tx, version, schemaVersion); err != nil {
 			return err
 		}
-		for _, t := range copiedTables() {
+		for _, t := range copiedTables(schemaVersion) {
 			var n int
 			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM `+t.name).Scan(&n); err != nil {
 				return err

@@ -13,3 +13,6 @@ func setAckTimeout(*net.TCPConn, time.Duration) {}
 
 // hardLinks is how many names a file has: not to be known here.
 func hardLinks(fs.FileInfo) uint64 { return 1 }
+
+// giveTo does nothing here.
+func giveTo(string, fs.FileInfo) error { return nil }

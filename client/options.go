@@ -46,6 +46,10 @@ type joinSettings struct {
 // After starts with the message that follows seq, so that a program can go on where it stopped. After(0)
 // starts with the room's first message. A seq that the room has not reached yet stands for its newest message.
 // Without After a room starts with the first message after the join.
+//
+// A seq alone does not tell of what the server's data was when it was received: after a restore from a backup other messages
+// have the seqs behind its end. A Room that lives through that ends with ErrHistoryRestored; a program that starts again
+// with a seq which it has kept is not told, and has to be told by whoever restores.
 func After(seq uint64) JoinOption {
 	return func(s *joinSettings) { s.after = seq }
 }

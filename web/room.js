@@ -57,7 +57,8 @@ export class Room extends EventTarget {
     this.update(listed);
     this.#cursor = this.history.lastSeq;
     this.readSeq = store.readSeq(this.code);
-    if (this.readSeq === null) this.#setRead(this.#cursor);
+    // Past the end is what was read of messages that a restore has taken back.
+    if (this.readSeq === null || this.readSeq > this.#cursor) this.#setRead(this.#cursor);
     this.outbox = store.outbox(this.code).map((written) => new Message({ seq: null, state: "pending", ...written }));
     this.#connection = new Connection({
       token: (refused) => this.#roomToken(refused),

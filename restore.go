@@ -207,26 +207,26 @@ func (c *restoreCommand) replace(ctx context.Context, fresh, target string) (kep
 		_ = old.Close()
 		release()
 	}
-	// The new file must not meet the log of a damaged one, which is kept; others have none any more.
-	for _, log := range []string{"-wal", "-shm", "-journal"} {
-		if err == nil {
-			err = moveAway(target+log, kept, log)
-		}
-	}
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
-		err = os.Rename(fresh, target)
-	}
-	if err != nil && kept != "" {
+	if err = moveIn(ctx, fresh, target, kept); err != nil && kept != "" {
 		for _, log := range []string{"-wal", "-journal"} {
 			_ = os.Rename(kept+log, target+log) // if it was moved
 		}
 		_ = os.Remove(kept)
-		kept = ""
 	}
 	return kept, err
+}
+
+// moveIn is the one step. The new file must not meet the log of a damaged one, which is kept; others have none any more.
+func moveIn(ctx context.Context, fresh, target, kept string) error {
+	for _, log := range []string{"-wal", "-shm", "-journal"} {
+		if err := moveAway(target+log, kept, log); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return os.Rename(fresh, target)
 }
 
 // keepOld copies a database to a name beside it, which is returned.

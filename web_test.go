@@ -424,6 +424,15 @@ func TestPageAfterRestore(t *testing.T) {
 	eventually(t, patience, "what the server has", shows("one", "anew"))
 	p.say("mine")
 	eventually(t, patience, "a message of the page", shows("one", "anew", "mine"))
+
+	// A page that is opened only afterwards has read none of what is to come.
+	readSeq := fmt.Sprintf(`localStorage["grpcchatter.read/ann/%s"]`, code)
+	p.await(readSeq + ` === "3"`)
+	p.do(chromedp.Navigate("about:blank"))
+	s.restored(file)
+	p.do(chromedp.Navigate("http://" + s.addr + "/"))
+	eventually(t, patience, "what the server has", shows("one"))
+	p.await(readSeq + ` === "1"`)
 }
 
 // Who writes faster than the server allows is told so; the page waits, comes back, and sends the rest once, in order.

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -251,10 +252,15 @@ func TestLockedUnderLoad(t *testing.T) {
 // startInside runs a server in this process, until the end of the test: for what can be seen only from within.
 func startInside(t *testing.T) (*server, *serverProcess) {
 	t.Helper()
-	cfg, err := settings{
-		ListenAddr: "127.0.0.1:0", TokenDuration: "1h", ShortCodeLength: "6", MaxMessageQueueSize: "255", MaxMessageSize: "4096",
-		Registration: "open", RateLimits: "off", LogLevel: "error", LogFormat: "text", SQLiteSynchronous: "full",
-	}.check()
+	var cmds commands
+	parser, err := kong.New(&cmds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"serve", "--listen-addr=127.0.0.1:0", "--rate-limits=off", "--log-level=error"}); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := cmds.Serve.settings.check()
 	if err != nil {
 		t.Fatal(err)
 	}

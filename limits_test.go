@@ -113,7 +113,7 @@ func TestHashQueueEnds(t *testing.T) {
 		for range cap(p.slots) {
 			p.slots <- struct{}{} // hashes that take long, as they do when the machine is busy with other things
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), requestTimeout)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // REQUEST_TIMEOUT
 		defer cancel()
 		if _, err := p.hash(ctx, testPassword); !errors.Is(err, errOverloaded) {
 			t.Errorf("a hash that does not get its turn: %v, want OVERLOADED", err)

@@ -37,6 +37,8 @@ type metrics struct {
 	requests  *prometheus.CounterVec // by route and status
 	badLogins prometheus.Counter
 	dbErrors  *prometheus.CounterVec // by kind
+	conns     *prometheus.GaugeVec   // by transport
+	refused   *prometheus.CounterVec // by reason
 }
 
 // newMetrics returns metrics with a registry of their own.
@@ -71,6 +73,14 @@ func newMetrics() *metrics {
 	m.requests = counters("http_requests_total", "HTTP requests, by route and status.", "route", "status")
 	m.badLogins = counter("logins_failed_total", "Log-ins with a wrong name or password.")
 	m.dbErrors = counters("database_errors_total", "Errors of the database, by kind.", "kind")
+	m.conns = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "grpcchatter_connections", Help: "Open connections of clients, by what they are used for."}, []string{"transport"})
+	m.refused = counters("connections_refused_total", "Connections that were closed at once, for there were too many: in all, or from one address.", "reason")
+	for _, transport := range []string{transportNew, transportGRPC, transportHTTP, transportSocket} {
+		m.conns.WithLabelValues(transport)
+	}
+	for _, reason := range []string{refusedTotal, refusedAddress} {
+		m.refused.WithLabelValues(reason)
+	}
 	for _, transport := range []string{transportGRPC, transportOriginal, transportSocket} {
 		m.sessions.WithLabelValues(transport)
 		m.opened.WithLabelValues(transport)
@@ -82,7 +92,7 @@ func newMetrics() *metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "grpcchatter_build_info", Help: "1, with what the program was built of.",
 		ConstLabels: prometheus.Labels{"version": b.version, "commit": b.commit, "go": b.goVersion, "platform": b.platform}})
 	info.Set(1)
-	m.registry.MustRegister(m.sessions, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.sessions, m.conns, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -107,7 +117,7 @@ func (m *metrics) watch(h *hub, s *store) {
 }
 
 // server serves the metrics, and profiles. /debug/pprof/cmdline is left out: a command line may have a secret.
-func (m *metrics) server(log *slog.Logger) *http.Server {
+func (m *metrics) server(t timeouts, log *slog.Logger) *http.Server {
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: errorLog, ErrorHandling: promhttp.ContinueOnError}))
@@ -116,15 +126,9 @@ func (m *metrics) server(log *slog.Logger) *http.Server {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      profileTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	server := t.httpServer(mux, log)
+	server.WriteTimeout = profileTimeout
+	return server
 }
 
 // The label transport.
@@ -202,6 +206,25 @@ func (m *metrics) requested(route string, status int) {
 func (m *metrics) loginFailed() {
 	if m != nil {
 		m.badLogins.Inc()
+	}
+}
+
+// connected counts a connection that is used for another thing than before; empty: that it is not open.
+func (m *metrics) connected(before, now string) {
+	if m == nil {
+		return
+	}
+	if before != "" {
+		m.conns.WithLabelValues(before).Dec()
+	}
+	if now != "" {
+		m.conns.WithLabelValues(now).Inc()
+	}
+}
+
+func (m *metrics) connectionRefused(reason string) {
+	if m != nil {
+		m.refused.WithLabelValues(reason).Inc()
 	}
 }
 

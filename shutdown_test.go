@@ -20,7 +20,7 @@ import (
 // back, the process is over in 10 s with status 0, and nothing that was acknowledged is lost.
 func TestShutdown(t *testing.T) {
 	const users, rooms, streams, conns, perSecond = 10, 10, 1000, 10, 200
-	p := startWatched(t, "--max-streams-per-connection=1000")
+	p := startWatched(t)
 	names, tokens := p.loginAll(users)
 	var apis []pb.GRPCChatterClient
 	for range conns {

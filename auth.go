@@ -104,6 +104,7 @@ type auth struct {
 	metrics  *metrics        // nil: none
 	stopped  context.Context // its end ends the streams that are no session
 	history  history         // of the data
+	trusted  proxies
 }
 
 func newAuth(st *store, log *slog.Logger, secret string, duration time.Duration) (*auth, error) {
@@ -283,7 +284,7 @@ func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 		guarded.Methods[i].Handler = func(srv any, ctx context.Context, dec func(any) error, in grpc.UnaryServerInterceptor) (any, error) {
 			method, _ := grpc.Method(ctx)
 			start := time.Now()
-			ctx = withCallID(ctx)
+			ctx = withClientAddr(withCallID(ctx), a.trusted.clientOfCall(ctx))
 			_ = grpc.SetTrailer(ctx, callIDTrailer(ctx)) // fails only where the call has ended
 			var resp any
 			authorized, err := a.authorize(ctx, method)
@@ -325,7 +326,7 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	var ctx, authorized context.Context
 	var err error
 	aside(func() {
-		ctx = withCallID(ss.Context())
+		ctx = withClientAddr(withCallID(ss.Context()), a.trusted.clientOfCall(ss.Context()))
 		authorized, err = a.authorize(ctx, info.FullMethod)
 	})
 	switch {
@@ -346,7 +347,7 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 // ended counts a call, and writes who called what: never what was said.
 func (a *auth) ended(ctx context.Context, method string, start time.Time, err error) {
 	a.metrics.called(method, err)
-	a.log.DebugContext(ctx, "call", "method", method, "user", callerOf(ctx).user.ID, "code", status.Code(err), "took", time.Since(start))
+	a.log.DebugContext(ctx, "call", "method", method, "user", callerOf(ctx).user.ID, "code", status.Code(err), "client", clientAddr(ctx), "took", time.Since(start))
 }
 
 type authorizedStream struct {

@@ -294,7 +294,13 @@ func (t rpc) receive(req *chatRequest) error {
 
 func (t rpc) name() string { return transportGRPC }
 
-func (t rpc) opened() error { return t.SendHeader(nil) }
+// opened sends a response without events too: nginx would keep the header alone until something follows it.
+func (t rpc) opened() error {
+	if err := t.SendHeader(nil); err != nil {
+		return err
+	}
+	return t.SendMsg(&frame{})
+}
 
 func (t rpc) send(s *session, spans []span) error {
 	f := &frame{make(mem.BufferSlice, 0, len(spans))}

@@ -28,6 +28,18 @@ type settings struct {
 	MaxMessageSize      string `env:"MAX_MESSAGE_SIZE" default:"4096" placeholder:"BYTES" help:"Size of a message, at most."`
 	TLSCert             string `name:"tls-cert" env:"TLS_CERT" placeholder:"PATH" help:"Certificate with its chain, in PEM: the server speaks TLS. Read again when the file changes."`
 	TLSKey              string `name:"tls-key" env:"TLS_KEY" placeholder:"PATH" help:"Its private key, in PEM."`
+	AutocertDomain      string `env:"AUTOCERT_DOMAIN" placeholder:"NAME,…" help:"Names of this server, by comma: it gets certificates for them by itself (ACME) and speaks TLS."`
+	AutocertEmail       string `env:"AUTOCERT_EMAIL" placeholder:"ADDRESS" help:"Where the certificate authority may write to."`
+	AutocertDirectory   string `env:"AUTOCERT_DIRECTORY" placeholder:"URL" help:"ACME directory of the certificate authority. Default: Let's Encrypt's."`
+	AutocertHTTPAddr    string `name:"autocert-http-addr" env:"AUTOCERT_HTTP_ADDR" placeholder:"HOST:PORT|off" help:"Address without TLS for the authority's challenges, and to send browsers to https. Default: :80."`
+	TrustedProxies      string `env:"TRUSTED_PROXIES" placeholder:"ADDRESS,…" help:"Addresses and networks of proxies, by comma, whose X-Forwarded-For and X-Forwarded-Proto are believed."`
+	MaxConnections      string `env:"MAX_CONNECTIONS" placeholder:"N" help:"Connections in all. Default: 20000, or fewer if the process may not have the descriptors."`
+	MaxConnsPerAddress  string `name:"max-connections-per-address" env:"MAX_CONNECTIONS_PER_ADDRESS" default:"1000" placeholder:"N" help:"Connections from one IPv4 address or one IPv6 network of 64 bits; of TRUSTED_PROXIES and with RATE_LIMITS=off, any number."`
+	MaxStreams          string `name:"max-streams-per-connection" env:"MAX_STREAMS_PER_CONNECTION" default:"1000" placeholder:"N" help:"gRPC streams and calls that a connection may have at a time."`
+	HandshakeTimeout    string `env:"HANDSHAKE_TIMEOUT" default:"4s" placeholder:"DURATION" help:"How long a new connection may take for TLS and to show what it speaks."`
+	HeaderTimeout       string `env:"HEADER_TIMEOUT" default:"10s" placeholder:"DURATION" help:"How long the header of an HTTP request may take to come."`
+	RequestTimeout      string `env:"REQUEST_TIMEOUT" default:"20s" placeholder:"DURATION" help:"How long a whole HTTP request may take to come, and then its answer to be made and read."`
+	IdleTimeout         string `env:"IDLE_TIMEOUT" default:"2m" placeholder:"DURATION" help:"How long a connection may be without a request, a call or a stream."`
 	MetricsAddr         string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
 	MessageRetention    string `env:"MESSAGE_RETENTION" placeholder:"DURATION|N" help:"How old messages are removed: those older than a duration, such as 720h; all but the newest N of a room; or both, by comma. Default: they are kept for ever."`
 	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
@@ -78,7 +90,17 @@ type config struct {
 	Limits           limits // as RateLimits says, and nothing used of them
 	LogLevel         slog.Level
 	LogJSON          bool
+
+	Autocert                 autocertConfig
+	Proxies                  proxies
+	Timeouts                 timeouts
+	MaxConnections           int // in all; 0: as many as there are descriptors for
+	MaxConnectionsPerAddress int
+	MaxStreams               int // a connection
 }
+
+// timeouts are those of connections.
+type timeouts struct{ Handshake, Header, Request, Idle time.Duration }
 
 // minSecret is the least length of a SECRET in bytes: that of HS256's hash (RFC 7518, 3.2).
 const minSecret = 32
@@ -96,6 +118,13 @@ func (s settings) check() (c config, err error) {
 			bad(key, fmt.Sprintf("want a number from %d to %d", least, most), value)
 		}
 		return n
+	}
+	timeout := func(key, value string) time.Duration {
+		d, err := time.ParseDuration(value)
+		if err != nil || d < 100*time.Millisecond || d > 24*time.Hour {
+			bad(key, "want a duration from 100ms to 24h, such as 10s", value)
+		}
+		return d
 	}
 	choice := func(key, value string, choices ...string) string {
 		v := strings.ToLower(value)
@@ -157,6 +186,21 @@ func (s settings) check() (c config, err error) {
 		} else if port != "0" && len(withoutCovered(append(slices.Clone(c.Listen), c.MetricsAddr))) == len(c.Listen) {
 			fail("METRICS_ADDR: %s is an address of the chat too; the metrics need one of their own", c.MetricsAddr)
 		}
+	}
+	c.Autocert = s.autocert(c, fail, bad)
+	if s.TrustedProxies != "" {
+		if c.Proxies, err = parseProxies(s.TrustedProxies); err != nil {
+			fail("TRUSTED_PROXIES: want addresses and networks, such as 127.0.0.1 or 10.0.0.0/8, by comma: %v", err)
+		}
+	}
+	if s.MaxConnections != "" {
+		c.MaxConnections = number("MAX_CONNECTIONS", s.MaxConnections, 1, 10_000_000)
+	}
+	c.MaxConnectionsPerAddress = number("MAX_CONNECTIONS_PER_ADDRESS", s.MaxConnsPerAddress, 1, 10_000_000)
+	c.MaxStreams = number("MAX_STREAMS_PER_CONNECTION", s.MaxStreams, 1, 100_000)
+	c.Timeouts = timeouts{
+		Handshake: timeout("HANDSHAKE_TIMEOUT", s.HandshakeTimeout), Header: timeout("HEADER_TIMEOUT", s.HeaderTimeout),
+		Request: timeout("REQUEST_TIMEOUT", s.RequestTimeout), Idle: timeout("IDLE_TIMEOUT", s.IdleTimeout),
 	}
 	if c.TokenDuration, err = time.ParseDuration(s.TokenDuration); err != nil || c.TokenDuration < time.Second || c.TokenDuration > maxTokenDuration {
 		bad("TOKEN_DURATION", "want a duration from 1s to 87600h (ten years), such as 10m or 24h", s.TokenDuration)

@@ -21,7 +21,9 @@ import (
 
 // configKeys are the keys of the design's table.
 var configKeys = []string{"LISTEN_ADDR", "DATABASE_URL", "SECRET", "SECRET_FILE", "TOKEN_DURATION", "SHORT_CODE_LENGTH", "MAX_MESSAGE_QUEUE_SIZE",
-	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "METRICS_ADDR", "MESSAGE_RETENTION", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
+	"MAX_MESSAGE_SIZE", "TLS_CERT", "TLS_KEY", "AUTOCERT_DOMAIN", "AUTOCERT_EMAIL", "AUTOCERT_DIRECTORY", "AUTOCERT_HTTP_ADDR", "TRUSTED_PROXIES",
+	"MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS", "MAX_STREAMS_PER_CONNECTION", "HANDSHAKE_TIMEOUT", "HEADER_TIMEOUT", "REQUEST_TIMEOUT", "IDLE_TIMEOUT",
+	"METRICS_ADDR", "MESSAGE_RETENTION", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
 	"REST_SERVER_ADDRESS", "REST_SERVER_PORT", "GRPC_SERVER_ADDRESS", "GRPC_SERVER_PORT",
 	"LIMIT_LOGINS_PER_ADDRESS", "LIMIT_LOGINS_PER_ACCOUNT_AND_ADDRESS", "LIMIT_LOGINS_PER_ACCOUNT", "LIMIT_REGISTRATIONS_PER_ADDRESS",
 	"LIMIT_ROOM_PASSWORDS_PER_USER_AND_ROOM", "LIMIT_ROOM_PASSWORDS_PER_USER", "LIMIT_ROOMS_PER_USER", "LIMIT_MESSAGES_PER_USER"}
@@ -102,6 +104,9 @@ func TestConfigDefaults(t *testing.T) {
 	want := got
 	want.Listen, want.Secret, want.TokenDuration = []string{"127.0.0.1:8080"}, "", 24*time.Hour
 	want.CodeLength, want.RingMessages, want.MaxMessage = 6, 255, 4096
+	want.Timeouts = timeouts{Handshake: 4 * time.Second, Header: 10 * time.Second, Request: 20 * time.Second, Idle: 2 * time.Minute}
+	want.Autocert, want.Proxies = autocertConfig{Directory: "https://acme-v02.api.letsencrypt.org/directory", HTTPAddr: ":80"}, nil
+	want.MaxConnections, want.MaxConnectionsPerAddress, want.MaxStreams = 0, 1000, 1000
 	want.RegistrationOpen, want.RateLimits, want.LogLevel, want.LogJSON, want.Synchronous = true, true, slog.LevelInfo, false, "full"
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults: %+v\nwant: %+v", got, want)
@@ -223,6 +228,7 @@ func TestConfigBadValues(t *testing.T) {
 	}
 	numbers := []string{"", "0", "-1", "x", "6.0", "0x10", "1e3", "9999999999999999999999", "1_000", " 6"}
 	ports := []string{"-1", "65536", "x", "80 ", "0x50", "http"}
+	durations := []string{"", "0", "10", "-1s", "99ms", "24h1s", "1 s", "x"}
 	switches := []string{"", "true", "1", "yes", "on off", "open,closed"}
 	badLimits := []string{"", "on", "10", "10/10s", "10+1", "+1/1s", "10+1/", "0+1/1s", "10+0/1s", "-1+1/1s", "10+-1/1s", "1_0+1/1s", "100001+1/1s", "10+1000001/1s",
 		"10+1/0s", "10+1/-1s", "10+1/999us", "10+1/24h1s", "10+1/s", "10+1/10", " 10+1/1s", "10 +1/1s", "10+1/1s,5+1/1s", "1e3+1/1s", "99999999999999999999+1/1s"}
@@ -245,6 +251,12 @@ func TestConfigBadValues(t *testing.T) {
 		"REST_SERVER_ADDRESS": {"127.0.0.1"}, "GRPC_SERVER_ADDRESS": {"127.0.0.1"}, // without a port
 		"METRICS_ADDR": {"9090", "localhost", ":http", ":65536", "a:b:c", "[::1", "http://127.0.0.1:0", "127.0.0.1:0,127.0.0.1:0", "192.0.2.1:0"},
 		"TLS_CERT":     {"cert.pem"}, "TLS_KEY": {"key.pem"}, // one without the other
+		"AUTOCERT_DOMAIN": {"localhost", "192.0.2.1", "::1", "[::1]", "2001:db8::1", "https://chat.example.com", "chat.example.com:443", "*.example.com", "chat_1.example.com",
+			"chat.example.com,", ",", ".", "a..example.com", "-.example.com", strings.Repeat("a", 64) + ".example.com", strings.Repeat("a.", 127) + "example.com", "chat.example.com chat2.example.com"},
+		"AUTOCERT_EMAIL": {"ann@example.com"}, "AUTOCERT_DIRECTORY": {"https://acme.example.com/directory"}, "AUTOCERT_HTTP_ADDR": {":80", "off"}, // without AUTOCERT_DOMAIN
+		"TRUSTED_PROXIES": {"localhost", "10.0.0.0/33", "10.0.0.0/", "10.0.0", "10.0.0.1,", ",", "0.0.0.0/0", "::/0", "::ffff:0.0.0.0/95", "::ffff:0.0.0.0/96", "fe80::1%eth0", "fe80::%eth0/10", "127.0.0.1:80", "[::1]", "10.0.0.0/8;::1"},
+		"MAX_CONNECTIONS": append(numbers[1:], "10000001"), "MAX_CONNECTIONS_PER_ADDRESS": append(numbers, "10000001"), "MAX_STREAMS_PER_CONNECTION": append(numbers, "100001"),
+		"HANDSHAKE_TIMEOUT": durations, "HEADER_TIMEOUT": durations, "REQUEST_TIMEOUT": durations, "IDLE_TIMEOUT": durations,
 	}
 	for _, key := range configKeys {
 		if strings.HasPrefix(key, "LIMIT_") {
@@ -266,6 +278,20 @@ func TestConfigBadValues(t *testing.T) {
 	both := serveError(t, "--listen-addr=127.0.0.1:0", "--secret="+testSecret, "--secret-file="+short)
 	if !strings.Contains(both, "SECRET") || !strings.Contains(both, "one of them") {
 		t.Errorf("SECRET and SECRET_FILE: %q", both)
+	}
+	for key, bad := range map[string][]string{
+		"AUTOCERT_EMAIL": {"ann", "Ann <ann@example.com>", "ann@example.com, ben@example.com"}, "AUTOCERT_DIRECTORY": {"acme.example.com", "http://acme.example.com/", "https://", "%zz"},
+		"AUTOCERT_HTTP_ADDR": {"80", "on", ":http", ":65536", "127.0.0.1:18080", "192.0.2.1:0"},
+	} {
+		for _, value := range bad {
+			if got := serveError(t, "--listen-addr=127.0.0.1:18080", "--autocert-domain=chat.example.com", flagOf(key)+"="+value); !strings.Contains(got, key) {
+				t.Errorf("%s=%s: %q does not name it", key, value, got)
+			}
+		}
+	}
+	two := serveError(t, "--listen-addr=127.0.0.1:0", "--autocert-domain=chat.example.com", "--tls-cert=cert.pem", "--tls-key=key.pem")
+	if !strings.Contains(two, "AUTOCERT_DOMAIN") || !strings.Contains(two, "TLS_CERT") || !strings.Contains(two, "one of them") {
+		t.Errorf("TLS_CERT and AUTOCERT_DOMAIN: %q", two)
 	}
 	several := serveError(t, "--listen-addr=x", "--token-duration=x", "--log-level=x")
 	for _, key := range []string{"LISTEN_ADDR", "TOKEN_DURATION", "LOG_LEVEL"} {

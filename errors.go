@@ -59,6 +59,7 @@ var (
 	errShuttingDown        = &apiError{"SHUTTING_DOWN", codes.Unavailable, 503, "The server is shutting down: connect again.", time.Second, ""}
 	errStalled             = &apiError{"STALLED", codes.Unavailable, 503, "This stream was not read for 8 s: connect again, and resume after the last seq that you have.", 100 * time.Millisecond, ""}
 	errForeignOrigin       = &apiError{"FOREIGN_ORIGIN", codes.PermissionDenied, 403, "A page of another server must not do this: open the chat at this server's own address.", 0, ""}
+	errNeedsHTTPS          = &apiError{"HTTPS_REQUIRED", codes.InvalidArgument, 400, "Use https: this address only tells browsers to.", 0, ""}
 	errNotAWebSocket       = &apiError{"UPGRADE_REQUIRED", codes.InvalidArgument, 426, "This path speaks WebSocket (RFC 6455, version 13): connect to it with ws:// or wss://.", 0, ""}
 	errNotText             = &apiError{"UNSUPPORTED_DATA", codes.InvalidArgument, 415, "A frame has to be text: the JSON of a ChatRequest.", 0, ""}
 	errNotAFrame           = &apiError{"PROTOCOL_ERROR", codes.InvalidArgument, 400, "This is no frame of a WebSocket (RFC 6455).", 0, ""}

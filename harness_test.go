@@ -80,7 +80,7 @@ type serverProcess struct {
 }
 
 // startServer starts a server on a port and a folder of its own. It is stopped at the end of the test, and
-// its log shown if the test failed. More args come last, so they win.
+// its log shown if the test failed. More args come last, so they win. Loads may come by one connection.
 func startServer(t testing.TB, args ...string) *serverProcess {
 	t.Helper()
 	p := &serverProcess{t: t, dir: t.TempDir(), addr: "127.0.0.1:0"}

@@ -27,6 +27,7 @@ type healthCommand struct {
 	Server     string          `placeholder:"URL" help:"The server, such as https://chat.example.org. Default: the one on this machine, at the first LISTEN_ADDR."`
 	ListenAddr string          `env:"LISTEN_ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT,…" help:"Where the server on this machine listens."`
 	TLSCert    string          `name:"tls-cert" env:"TLS_CERT" placeholder:"PATH" help:"The server's certificate, in PEM: the one on this machine speaks TLS, and another one may have it without an authority that this machine knows."`
+	Autocert   string          `name:"autocert-domain" env:"AUTOCERT_DOMAIN" placeholder:"NAME,…" help:"The server on this machine speaks TLS by this key."`
 }
 
 func (c *healthCommand) Run(ctx context.Context, std stdio) error {
@@ -38,7 +39,7 @@ func (c *healthCommand) Run(ctx context.Context, std stdio) error {
 			transport.TLSClientConfig.RootCAs, err = rootsWith(c.TLSCert)
 		}
 	} else {
-		server, err = ownURL(c.ListenAddr, c.TLSCert != "")
+		server, err = ownURL(c.ListenAddr, c.TLSCert != "" || c.Autocert != "")
 		transport.Proxy = nil
 		// The name in the certificate is that of the outside. Nothing that is sent or asked here is secret.
 		transport.TLSClientConfig.InsecureSkipVerify = true

@@ -150,7 +150,7 @@ func TestHostileInput(t *testing.T) {
 		}},
 		{"streams without number", func(t *testing.T) {
 			c := dialHTTP2(t, r.addr)
-			for range 1000 { // opened for good, and nothing said
+			for range 1000 { // opened for good, and nothing said: refused after MAX_STREAMS_PER_CONNECTION
 				c.begin(chat, true, token...)
 			}
 			watch := dialHTTP2(t, r.addr)

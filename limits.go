@@ -3,7 +3,6 @@ package main
 import (
 	"hash/maphash"
 	"math"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,20 +191,6 @@ func giveBack(tries ...try) {
 
 // userKey is the key of a user in the limits that count by user.
 func userKey(id int64) string { return strconv.FormatInt(id, 10) }
-
-// addressKey is the key of an address in the limits that count by address: of IPv6 its /64, which is what one customer
-// gets at least. An IPv4 address is the same in either of its forms.
-func addressKey(ip string) string {
-	addr, err := netip.ParseAddr(ip)
-	if err != nil {
-		return ip
-	}
-	addr = addr.Unmap().WithZone("")
-	if addr.Is4() {
-		return addr.String()
-	}
-	return netip.PrefixFrom(addr, 64).Masked().String()
-}
 
 const (
 	knownAccounts  = 1 << 16

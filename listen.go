@@ -14,12 +14,8 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-const (
-	// sniffTimeout is how long a new connection may take to show what it speaks.
-	sniffTimeout = 4 * time.Second
-	// ackTimeout is how long sent data may stay without an acknowledgement of the peer's TCP.
-	ackTimeout = 20 * time.Second
-)
+// ackTimeout is how long sent data may stay without an acknowledgement of the peer's TCP.
+const ackTimeout = 20 * time.Second
 
 // listener is one address that speaks gRPC and HTTP/1.
 type listener struct {
@@ -41,18 +37,19 @@ func listenTCP(key, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// listen opens an address, which speaks TLS if secure is not nil.
-func listen(key, addr string, secure *tls.Config) (*listener, error) {
+// listen opens an address, which speaks TLS if secure is not nil. A new connection may take as long as handshake to show what
+// it speaks.
+func listen(key, addr string, secure *tls.Config, conns *connections, handshake time.Duration) (*listener, error) {
 	l, err := listenTCP(key, addr)
 	if err != nil {
 		return nil, err
 	}
-	root := net.Listener(patientListener{l})
+	root := net.Listener(patientListener{l, conns})
 	if secure != nil {
 		root = tls.NewListener(root, secure) // the handshake is part of the sniffing, and of its timeout
 	}
 	m := cmux.New(root)
-	m.SetReadTimeout(sniffTimeout)
+	m.SetReadTimeout(handshake)
 	// By the preface alone, of which plainCredentials relies on it that no more is read here. By the content type, grpc-go's clients would wait for SETTINGS that do not come
 	// before the match (cmux #64).
 	return &listener{Listener: root, secure: secure != nil, mux: m, grpc: m.Match(cmux.HTTP2()), http: m.Match(cmux.Any())}, nil
@@ -65,28 +62,38 @@ type plainCredentials struct {
 }
 
 func (p plainCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if conn := clientConnOf(c); conn != nil {
+		conn.speaks(transportGRPC)
+	}
 	if muxed, ok := c.(*cmux.MuxConn); ok {
-		if tcp, ok := muxed.Conn.(*net.TCPConn); ok {
-			preface := make([]byte, len(http2.ClientPreface))
-			if _, err := io.ReadFull(muxed, preface); err != nil {
-				return nil, nil, err
-			}
-			c = newReadyConn(tcp, preface)
+		preface := make([]byte, len(http2.ClientPreface))
+		if _, err := io.ReadFull(muxed, preface); err != nil {
+			return nil, nil, err
 		}
+		c = newReadyConn(muxed.Conn, preface)
 	}
 	return p.TransportCredentials.ServerHandshake(c)
 }
 
-// tcpOf returns the TCP connection below what cmux and TLS make of it, or nil.
-func tcpOf(c net.Conn) *net.TCPConn {
+// clientConnOf returns the TCP connection below what cmux and TLS make of it, or nil.
+func clientConnOf(c net.Conn) *clientConn {
 	if muxed, ok := c.(*cmux.MuxConn); ok {
 		c = muxed.Conn
 	}
 	if secure, ok := c.(*tls.Conn); ok {
 		c = secure.NetConn()
 	}
-	tcp, _ := c.(*net.TCPConn)
-	return tcp
+	conn, _ := c.(*clientConn)
+	return conn
+}
+
+// overTLS tells whether a connection, as cmux makes it, speaks TLS.
+func overTLS(c net.Conn) bool {
+	muxed, ok := c.(*cmux.MuxConn)
+	if ok {
+		_, ok = muxed.Conn.(*tls.Conn)
+	}
+	return ok
 }
 
 // sniffedConn is a connection of which something has been read already, which comes first.
@@ -120,23 +127,28 @@ func (l *listener) url() string {
 }
 
 // patientListener waits where Accept fails for a while, as it does when descriptors run out: cmux would try
-// again at once, with all of a processor.
-type patientListener struct{ net.Listener }
+// again at once, with all of a processor. It returns only what the limits of connections admit.
+type patientListener struct {
+	net.Listener
+	conns *connections
+}
 
 func (l patientListener) Accept() (net.Conn, error) {
 	const least, most = 5 * time.Millisecond, time.Second
-	for pause := least; ; pause = min(2*pause, most) {
+	for pause := least; ; {
 		conn, err := l.Listener.Accept()
 		var ne net.Error
 		switch {
 		case err == nil:
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				setAckTimeout(tcp, ackTimeout)
+			pause = least
+			if admitted := l.conns.admit(conn.(*net.TCPConn)); admitted != nil { // as those of listenTCP are
+				setAckTimeout(admitted.TCPConn, ackTimeout)
+				return admitted, nil
 			}
-			return conn, nil
 		//lint:ignore SA1019 net/http and grpc-go ask it too: it tells what passes from what does not
 		case errors.As(err, &ne) && ne.Temporary():
 			time.Sleep(pause)
+			pause = min(2*pause, most)
 		default:
 			return nil, err
 		}

@@ -48,8 +48,8 @@ func TestRejectedTakesNoMemory(t *testing.T) {
 	}
 }
 
-// The requests of one connection that never end cannot fill the server's memory: it has maxStreams, of maxRequest
-// and a message each, and who has no token is refused before its request is read (promise 5; promise 7).
+// The requests of one connection that never end cannot fill the server's memory: it has MAX_STREAMS_PER_CONNECTION, of
+// maxRequest and a message each, and who has no token is refused before its request is read (promise 5; promise 7).
 func TestUnfinishedRequestsTakeNoMemory(t *testing.T) {
 	t.Parallel()
 	// As long as is allowed, and one byte longer, but for the last two bytes.

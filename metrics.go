@@ -38,6 +38,8 @@ type metrics struct {
 	badLogins prometheus.Counter
 	limited   *prometheus.CounterVec // by limit
 	dbErrors  *prometheus.CounterVec // by kind
+	conns     *prometheus.GaugeVec   // by transport
+	refused   *prometheus.CounterVec // by reason
 }
 
 // newMetrics returns metrics with a registry of their own.
@@ -73,6 +75,14 @@ func newMetrics() *metrics {
 	m.badLogins = counter("logins_failed_total", "Log-ins with a wrong name or password.")
 	m.limited = counters("rate_limited_total", "What a limit has refused, by the limit: its key without LIMIT_, in lower case.", "limit")
 	m.dbErrors = counters("database_errors_total", "Errors of the database, by kind.", "kind")
+	m.conns = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "grpcchatter_connections", Help: "Open connections of clients, by what they are used for."}, []string{"transport"})
+	m.refused = counters("connections_refused_total", "Connections that were closed at once, for there were too many: in all, or from one address.", "reason")
+	for _, transport := range []string{transportNew, transportGRPC, transportHTTP, transportSocket} {
+		m.conns.WithLabelValues(transport)
+	}
+	for _, reason := range []string{refusedTotal, refusedAddress} {
+		m.refused.WithLabelValues(reason)
+	}
 	for _, transport := range []string{transportGRPC, transportOriginal, transportSocket} {
 		m.sessions.WithLabelValues(transport)
 		m.opened.WithLabelValues(transport)
@@ -84,7 +94,7 @@ func newMetrics() *metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "grpcchatter_build_info", Help: "1, with what the program was built of.",
 		ConstLabels: prometheus.Labels{"version": b.version, "commit": b.commit, "go": b.goVersion, "platform": b.platform}})
 	info.Set(1)
-	m.registry.MustRegister(m.sessions, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.sessions, m.conns, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -109,7 +119,7 @@ func (m *metrics) watch(h *hub, s *store) {
 }
 
 // server serves the metrics, and profiles. /debug/pprof/cmdline is left out: a command line may have a secret.
-func (m *metrics) server(log *slog.Logger) *http.Server {
+func (m *metrics) server(t timeouts, log *slog.Logger) *http.Server {
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: errorLog, ErrorHandling: promhttp.ContinueOnError}))
@@ -118,15 +128,9 @@ func (m *metrics) server(log *slog.Logger) *http.Server {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      profileTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	server := t.httpServer(mux, log)
+	server.WriteTimeout = profileTimeout
+	return server
 }
 
 // The label transport.
@@ -216,6 +220,25 @@ func (m *metrics) count(limits limits) {
 		if l != nil {
 			l.refused = m.limited.WithLabelValues(l.name)
 		}
+	}
+}
+
+// connected counts a connection that is used for another thing than before; empty: that it is not open.
+func (m *metrics) connected(before, now string) {
+	if m == nil {
+		return
+	}
+	if before != "" {
+		m.conns.WithLabelValues(before).Dec()
+	}
+	if now != "" {
+		m.conns.WithLabelValues(now).Inc()
+	}
+}
+
+func (m *metrics) connectionRefused(reason string) {
+	if m != nil {
+		m.refused.WithLabelValues(reason).Inc()
 	}
 }
 

@@ -178,7 +178,7 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"code", "commit", "go", "kind", "limit", "method", "platform", "route", "status", "transport", "version"}; !slices.Equal(slices.Sorted(maps.Keys(labels)), want) {
+	if want := []string{"code", "commit", "go", "kind", "limit", "method", "platform", "reason", "route", "status", "transport", "version"}; !slices.Equal(slices.Sorted(maps.Keys(labels)), want) {
 		t.Errorf("the labels are %v, want %v: is a user or a room one?", slices.Sorted(maps.Keys(labels)), want)
 	}
 

@@ -40,6 +40,9 @@ func originalDesc() *grpc.ServiceDesc {
 // originalRPC carries a stream of the original's protocol: each message is a frame.
 type originalRPC struct{ rpc }
 
+// opened sends nothing more than the header: each response is a message.
+func (t originalRPC) opened() error { return t.SendHeader(nil) }
+
 func (t originalRPC) name() string { return transportOriginal }
 
 func (t originalRPC) send(s *session, spans []span) error {

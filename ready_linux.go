@@ -28,8 +28,12 @@ type readyConn struct {
 	try  func(fd uintptr) bool // tryRead, made once
 }
 
-func newReadyConn(c *net.TCPConn, sniffed []byte) net.Conn {
-	raw, _ := c.SyscallConn() // fails for nil only
+func newReadyConn(c net.Conn, sniffed []byte) net.Conn {
+	tcp, ok := c.(*clientConn)
+	if !ok {
+		return &secureConn{sniffedConn: sniffedConn{c, sniffed}}
+	}
+	raw, _ := tcp.SyscallConn() // fails for nil only
 	r := &readyConn{sniffedConn: sniffedConn{c, sniffed}, raw: raw}
 	r.try = r.tryRead
 	return r
@@ -72,4 +76,32 @@ func (c *readyConn) tryRead(fd uintptr) bool {
 		c.n, c.err = max(n, 0), err
 		return true
 	}
+}
+
+// secureConn is readyConn for TLS, which does not tell whether there is something to read. It waits with a small buffer, and
+// takes a large one when that was not enough for what came. Only one goroutine may read.
+type secureConn struct {
+	sniffedConn
+	more  bool // the last read has filled its buffer
+	small [512]byte
+}
+
+// ReadOnReady is like readyConn's.
+func (c *secureConn) ReadOnReady(size int, pool mem.BufferPool) (buf *[]byte, n int, err error) {
+	into := c.small[:min(size, len(c.small))]
+	if c.more {
+		buf = pool.Get(size)
+		into = *buf
+	}
+	n, err = c.Read(into)
+	if n > 0 && buf == nil {
+		buf = pool.Get(size)
+		copy(*buf, into[:n])
+	}
+	c.more = n == len(into)
+	if n == 0 && buf != nil {
+		pool.Put(buf)
+		buf = nil
+	}
+	return buf, n, err
 }

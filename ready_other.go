@@ -7,4 +7,4 @@ import "net"
 // readBuffer is what grpc-go reads at once, in bytes. Here each connection has a buffer of its own.
 const readBuffer = 4 << 10
 
-func newReadyConn(c *net.TCPConn, sniffed []byte) net.Conn { return &sniffedConn{c, sniffed} }
+func newReadyConn(c net.Conn, sniffed []byte) net.Conn { return &sniffedConn{c, sniffed} }

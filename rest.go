@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"path"
 	"reflect"
@@ -20,12 +19,12 @@ import (
 )
 
 const (
-	maxBody        = 16 << 10 // bytes
-	escapedSize    = 6        // bytes of JSON that a byte of a text can take
-	headerTimeout  = 10 * time.Second
-	requestTimeout = 20 * time.Second
-	idleTimeout    = 2 * time.Minute
-	maxHeader      = 16 << 10
+	maxBody     = 16 << 10 // bytes
+	escapedSize = 6        // bytes of JSON that a byte of a text can take
+	maxHeader   = 16 << 10
+	// hsts makes a browser ask this host by https only, for a year. Not includeSubDomains: other hosts are not ours to decide
+	// about. Not preload: that takes months to take back.
+	hsts = "max-age=31536000"
 )
 
 // restServer answers everything that is not gRPC.
@@ -40,6 +39,8 @@ type restServer struct {
 	log              *slog.Logger
 	metrics          *metrics // nil: none
 	registrationOpen bool
+	trusted          proxies
+	timeout          time.Duration // of a request
 	stopping         atomic.Bool
 }
 
@@ -79,7 +80,12 @@ func (s *restServer) handler() http.Handler {
 	var sameOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		peer := peerAddr(r.RemoteAddr)
 		ctx := withRequestID(r.Context(), r.Header.Get(requestIDHeader))
+		ctx = withClientAddr(ctx, s.trusted.client(peer, r.Header[forwardedFor]))
+		if isOverTLS(ctx) || s.trusted.trusts(peer) && r.Header.Get("X-Forwarded-Proto") == "https" {
+			w.Header().Set("Strict-Transport-Security", hsts)
+		}
 		r = r.WithContext(ctx)
 		w.Header().Set(requestIDHeader, requestIDOf(ctx))
 		secure(w.Header())
@@ -112,7 +118,7 @@ func (s *restServer) handler() http.Handler {
 		} else {
 			mux.ServeHTTP(sw, r)
 		}
-		s.log.DebugContext(ctx, "request", "route", route, "status", sw.status, "took", time.Since(start))
+		s.log.DebugContext(ctx, "request", "route", route, "status", sw.status, "client", clientAddr(ctx), "took", time.Since(start))
 	})
 }
 
@@ -157,7 +163,7 @@ func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) ht
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(below(w), r.Body, limit)
 		// Not with the connection: a client that has closed its half still reads.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), requestTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.timeout)
 		defer cancel()
 		r = r.WithContext(ctx)
 		answer, err := fn(r)
@@ -244,7 +250,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	if err := checkNewPassword(c.UserName, c.Password); err != nil {
 		return nil, err
 	}
-	address := addressKey(remoteIP(r))
+	address := subscriber(clientAddr(r.Context())).String()
 	if err := take(try{s.limits.registrationsPerAddress, address}); err != nil {
 		return nil, err
 	}
@@ -286,7 +292,7 @@ func (s *restServer) login(r *http.Request) (any, error) {
 
 // verify returns the account of a user name if the password is its own. Guesses are counted, and slowed down.
 func (s *restServer) verify(r *http.Request, name, password string) (u user, err error) {
-	account, address := nameKey(name), addressKey(remoteIP(r))
+	account, address := nameKey(name), subscriber(clientAddr(r.Context())).String()
 	tries, hashing := s.loginTries(r, account, address)
 	// Counted before it is looked at: else many at once would all be.
 	if err := take(tries...); err != nil {
@@ -362,14 +368,6 @@ func (s *restServer) readyz(r *http.Request) (any, error) {
 		return nil, errDatabaseUnavailable
 	}
 	return healthStatus{"ready"}, nil
-}
-
-func remoteIP(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
 
 func writeJSON(w http.ResponseWriter, code int, body any) {

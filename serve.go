@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/acme"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
@@ -35,11 +36,9 @@ const (
 	// A peer that has gone silent is found after pingAfter, and cut pingTimeout later.
 	pingAfter   = 25 * time.Second
 	pingTimeout = 10 * time.Second
-	// maxStreams is how many streams one connection may have.
-	maxStreams = 1000
 	// maxRequest is how large a gRPC request may be in bytes, beside MAX_MESSAGE_SIZE. What is larger ends its
 	// stream with RESOURCE_EXHAUSTED: grpc-go lets a peer send all that it has announced, and keeps it until its
-	// end has come, so this and maxStreams bound the memory that a connection can take.
+	// end has come, so this and MAX_STREAMS_PER_CONNECTION bound the memory that a connection can take.
 	maxRequest = 128 << 10
 )
 
@@ -48,6 +47,7 @@ type server struct {
 	cfg             config
 	log             *slog.Logger
 	listeners       []*listener
+	conns           *connections
 	store           *store
 	hub             *hub
 	committer       *committer
@@ -59,9 +59,12 @@ type server struct {
 	metrics         *metrics // nil: not asked for, as are the next two
 	metricsListener net.Listener
 	metricsServer   *http.Server
-	certificate     *certificate // nil: no TLS
-	notifySocket    string       // of the service manager; empty: none
-	failed          chan error   // what makes it impossible to go on
+	certificate     *certificate      // nil: no TLS
+	notifySocket    string            // of the service manager; empty: none
+	certs           *acmeCertificates // nil: no AUTOCERT_DOMAIN, or for the next two, AUTOCERT_HTTP_ADDR=off
+	plainListener   net.Listener
+	plain           *http.Server
+	failed          chan error // what makes it impossible to go on
 	// stopped ends the streams that are no session.
 	stopped    context.Context
 	endStreams context.CancelFunc
@@ -74,39 +77,55 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	defer func() {
 		if err != nil {
 			s.closeListeners()
-			if s.metricsListener != nil {
-				_ = s.metricsListener.Close()
+			for _, l := range []net.Listener{s.plainListener, s.metricsListener} {
+				if l != nil {
+					_ = l.Close()
+				}
 			}
 			if s.store != nil {
 				_ = s.store.close()
 			}
 		}
 	}()
-	var secure *tls.Config
-	if cfg.TLSCert != "" {
-		cert, err := loadCertificate(cfg.TLSCert, cfg.TLSKey, log)
-		if err != nil {
-			return nil, err
-		}
-		s.certificate, secure = cert, tlsConfig(cert)
-	}
-	for _, addr := range cfg.Listen {
-		l, err := listen(cmp.Or(cfg.ListenKeys[addr], "LISTEN_ADDR"), addr, secure)
-		if err != nil {
-			return nil, err
-		}
-		s.listeners = append(s.listeners, l)
-	}
 	if cfg.MetricsAddr != "" {
 		if s.metricsListener, err = listenTCP("METRICS_ADDR", cfg.MetricsAddr); err != nil {
 			return nil, err
 		}
 		s.metrics = newMetrics()
-		s.metricsServer = s.metrics.server(log)
+		s.metricsServer = s.metrics.server(cfg.Timeouts, log)
+	}
+	s.conns = newConnections(cfg, s.metrics, log)
+	var secure *tls.Config
+	switch {
+	case cfg.TLSCert != "":
+		cert, err := loadCertificate(cfg.TLSCert, cfg.TLSKey, log)
+		if err != nil {
+			return nil, err
+		}
+		s.certificate, secure = cert, tlsConfig(cert.get)
+	case len(cfg.Autocert.Domains) > 0:
+		s.certs = newACME(cfg.Autocert, log)
+		secure = tlsConfig(s.certs.get, acme.ALPNProto)
+	}
+	for _, addr := range cfg.Listen {
+		l, err := listen(cmp.Or(cfg.ListenKeys[addr], "LISTEN_ADDR"), addr, secure, s.conns, cfg.Timeouts.Handshake)
+		if err != nil {
+			return nil, err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	if s.certs != nil && cfg.Autocert.HTTPAddr != "" {
+		if s.plainListener, err = listenTCP("AUTOCERT_HTTP_ADDR", cfg.Autocert.HTTPAddr); err != nil {
+			return nil, err
+		}
+		s.plain = cfg.Timeouts.httpServer(s.certs.handler(), log)
 	}
 	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Adopt: true, Log: log, Metrics: s.metrics})
 	if err != nil {
 		return nil, err
+	}
+	if s.certs != nil {
+		s.certs.manager.Cache = certificateCache{s.store}
 	}
 	s.store.onBroken = func(err error) {
 		s.fail(fmt.Errorf("the server stops, so as to confirm nothing that is not stored: %w", err))
@@ -127,7 +146,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	if auth.history, err = s.store.history(ctx); err != nil {
 		return nil, err
 	}
-	auth.stopped, auth.metrics = s.stopped, s.metrics
+	auth.stopped, auth.metrics, auth.trusted = s.stopped, s.metrics, cfg.Proxies
 	passwords := newPasswords()
 	limits := cfg.Limits
 	s.metrics.count(limits)
@@ -141,7 +160,8 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	if err != nil {
 		return nil, err
 	}
-	s.rest = &restServer{store: s.store, chat: s.chat, assets: assets, auth: auth, passwords: passwords, limits: limits, known: newKnown(), log: log, metrics: s.metrics, registrationOpen: cfg.RegistrationOpen}
+	s.rest = &restServer{store: s.store, chat: s.chat, assets: assets, auth: auth, passwords: passwords, limits: limits, known: newKnown(), log: log, metrics: s.metrics, registrationOpen: cfg.RegistrationOpen,
+		trusted: cfg.Proxies, timeout: cfg.Timeouts.Request}
 	s.health = health.NewServer()
 	s.grpc = grpc.NewServer(
 		grpc.Creds(plainCredentials{insecure.NewCredentials()}),
@@ -150,13 +170,13 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		grpc.StreamInterceptor(auth.stream),
 		grpc.MaxRecvMsgSize(maxRequest+cfg.MaxMessage),
 		grpc.MaxHeaderListSize(maxHeader),
-		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.ConnectionTimeout(sniffTimeout),
+		grpc.MaxConcurrentStreams(uint32(cfg.MaxStreams)),
+		grpc.ConnectionTimeout(cfg.Timeouts.Handshake),
 		grpc.ReadBufferSize(readBuffer),
 		// Windows that grow with the bandwidth (to 16 MiB) would be memory that a stream can fill unread.
 		grpc.StaticStreamWindowSize(64<<10),
 		grpc.StaticConnWindowSize(1<<20),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout, MaxConnectionIdle: cfg.Timeouts.Idle}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
 	s.grpc.RegisterService(auth.guard(&pb.GRPCChatter_ServiceDesc), s.chat)
@@ -168,17 +188,47 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	for name := range s.grpc.GetServiceInfo() {
 		s.health.SetServingStatus(name, grpc_health_v1.HealthCheckResponse_SERVING)
 	}
-	s.http = &http.Server{
-		Handler:                      s.rest.handler(),
-		ReadHeaderTimeout:            headerTimeout,
-		ReadTimeout:                  requestTimeout,
-		WriteTimeout:                 requestTimeout,
-		IdleTimeout:                  idleTimeout,
+	s.http = cfg.Timeouts.httpServer(s.rest.handler(), log)
+	s.http.ConnContext, s.http.ConnState = connContext, connState
+	return s, nil
+}
+
+// httpServer makes a server with these timeouts.
+func (t timeouts) httpServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:                      h,
+		ReadHeaderTimeout:            t.Header,
+		ReadTimeout:                  t.Request,
+		WriteTimeout:                 t.Request,
+		IdleTimeout:                  t.Idle,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	return s, nil
+}
+
+type overTLSKey struct{}
+
+// connContext tells the requests of a connection whether it speaks TLS, which cmux hides.
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, overTLSKey{}, overTLS(c))
+}
+
+func isOverTLS(ctx context.Context) bool {
+	secure, _ := ctx.Value(overTLSKey{}).(bool)
+	return secure
+}
+
+// connState counts what a connection is used for.
+func connState(c net.Conn, state http.ConnState) {
+	conn := clientConnOf(c)
+	switch {
+	case conn == nil:
+	case state == http.StateNew:
+		conn.speaks(transportHTTP)
+	case state == http.StateHijacked:
+		conn.speaks(transportSocket)
+	}
 }
 
 func newSecret() string {
@@ -215,7 +265,12 @@ func (s *server) welcome(out io.Writer) {
 	if s.metrics != nil {
 		fmt.Fprintf(out, "Its metrics are at http://%s/metrics\n", s.metricsListener.Addr())
 	}
-	fmt.Fprintf(out, "To chat, open that address in a browser, or type in another terminal:  %s chat --server %s\n", self, s.listeners[0].url())
+	address := s.listeners[0].url()
+	if s.certs != nil {
+		address = "https://" + s.cfg.Autocert.Domains[0]
+		fmt.Fprintf(out, "Its certificates are for %s\n", strings.Join(s.cfg.Autocert.Domains, ", "))
+	}
+	fmt.Fprintf(out, "To chat, open that address in a browser, or type in another terminal:  %s chat --server %s\n", self, address)
 	fmt.Fprintln(out, "To stop, press Ctrl-C.")
 }
 
@@ -229,6 +284,15 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 		serving.Go(func() { s.serve("gRPC", s.grpc.Serve(l.grpc)) })
 		serving.Go(func() { s.serve("HTTP", s.http.Serve(l.http)) })
 	}
+	if s.plain != nil {
+		l := patientListener{s.plainListener, s.conns}
+		serving.Go(func() { s.serve("AUTOCERT_HTTP_ADDR", s.plain.Serve(l)) })
+	}
+	if s.certs != nil {
+		for _, domain := range s.cfg.Autocert.Domains {
+			background.Go(func() { s.certs.tend(ctx, domain) })
+		}
+	}
 	if s.metrics != nil {
 		serving.Go(func() { s.serve("METRICS_ADDR", s.metricsServer.Serve(s.metricsListener)) })
 	}
@@ -239,7 +303,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	background.Go(func() { s.refresh(ctx) })
 	background.Go(func() { s.store.tend(ctx, s.log) })
 	s.welcome(out)
-	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.place)
+	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.place, "max_connections", s.conns.most)
 	s.notify("READY=1")
 
 	select {
@@ -278,11 +342,16 @@ func (s *server) stop() {
 	defer hard.Stop()
 	var ending sync.WaitGroup
 	ending.Go(s.grpc.GracefulStop)
-	ending.Go(func() {
-		if s.http.Shutdown(ctx) != nil {
-			_ = s.http.Close()
+	for _, server := range []*http.Server{s.http, s.plain} {
+		if server == nil {
+			continue
 		}
-	})
+		ending.Go(func() {
+			if server.Shutdown(ctx) != nil {
+				_ = server.Close()
+			}
+		})
+	}
 	ending.Wait()
 	s.chat.sockets.Wait()
 	s.chat.readers.Wait()

@@ -103,7 +103,7 @@ func (s *chatServer) openSocket(ctx context.Context, t *socket) error {
 	if err = s.serve(ctx, t, false); errors.Is(err, context.Canceled) {
 		err = context.Cause(ctx)
 	}
-	s.log.DebugContext(ctx, "socket", "user", c.user.ID, "end", err, "took", time.Since(start))
+	s.log.DebugContext(ctx, "socket", "user", c.user.ID, "end", err, "client", clientAddr(ctx), "took", time.Since(start))
 	return err
 }
 
@@ -239,7 +239,7 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if tcp := tcpOf(conn); tcp != nil {
+	if tcp := clientConnOf(conn); tcp != nil {
 		_ = tcp.SetWriteBuffer(sendBuffer) // without it a slow client is only cut sooner
 	}
 	u.conn = &socketConn{Conn: conn}

@@ -22,6 +22,15 @@ func setAckTimeout(c *net.TCPConn, d time.Duration) {
 	})
 }
 
+// descriptorLimit is how many descriptors the process may have. Go has raised it as far as it may.
+func descriptorLimit() uint64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return limit.Cur
+}
+
 // hardLinks is how many names a file has.
 func hardLinks(info fs.FileInfo) uint64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {

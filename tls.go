@@ -90,6 +90,6 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 }
 
 // tlsConfig speaks HTTP/1.1 with who offers it, browsers and curl, and HTTP/2 with who offers nothing else: gRPC's clients.
-func tlsConfig(c *certificate) *tls.Config {
-	return &tls.Config{GetCertificate: c.get, NextProtos: []string{"http/1.1", "h2"}, MinVersion: tls.VersionTLS12}
+func tlsConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), more ...string) *tls.Config {
+	return &tls.Config{GetCertificate: get, NextProtos: append([]string{"http/1.1", "h2"}, more...), MinVersion: tls.VersionTLS12}
 }

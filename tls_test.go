@@ -72,6 +72,9 @@ func TestTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer resp.Body.Close()
+		if got := resp.Header.Get("Strict-Transport-Security"); got != "max-age=31536000" {
+			t.Errorf("%s: Strict-Transport-Security %q", path, got)
+		}
 		if resp.ProtoMajor != 1 {
 			t.Errorf("%s is answered with %s", path, resp.Proto)
 		}

@@ -82,7 +82,7 @@ func (b *bencher) restart(t *target) error {
 
 // startChatter runs the program to measure, on data in dir.
 func (b *bencher) startChatter(dir string, args ...string) (*process, error) {
-	return start(b.binary, append([]string{"serve", "--listen-addr=127.0.0.1:0", "--rate-limits=off", "--log-level=error",
+	return start(b.binary, append([]string{"serve", "--listen-addr=127.0.0.1:0", "--rate-limits=off", "--max-streams-per-connection=100000", "--log-level=error",
 		"--database-url=sqlite:" + filepath.Join(dir, "bench.db")}, args...)...)
 }
 

@@ -167,7 +167,7 @@ func TestErrorsMirrorTheServer(t *testing.T) {
 	for _, m := range codes {
 		switch code := string(m[1]); code {
 		case "INTERNAL", "INVALID_JSON", "BODY_TOO_LARGE", "NOT_FOUND", "METHOD_NOT_ALLOWED",
-			"FOREIGN_ORIGIN", "UPGRADE_REQUIRED", "UNSUPPORTED_DATA", "PROTOCOL_ERROR", "PING_TIMEOUT":
+			"FOREIGN_ORIGIN", "HTTPS_REQUIRED", "UPGRADE_REQUIRED", "UNSUPPORTED_DATA", "PROTOCOL_ERROR", "PING_TIMEOUT":
 		default:
 			if len(sentinelsOf(code)) == 0 {
 				t.Errorf("%s has no sentinel", code)

@@ -261,8 +261,7 @@ func TestHealthAndReflection(t *testing.T) {
 // inProcessServer is a server whose parts a test can look at. It does not serve.
 func inProcessServer(t testing.TB) *server {
 	t.Helper()
-	cfg := config{Listen: []string{"127.0.0.1:0"}, Synchronous: "full", TokenDuration: time.Hour, CodeLength: 6, RingMessages: 255, MaxMessage: 4096, RegistrationOpen: true}
-	s, err := newServer(context.Background(), cfg, "sqlite:"+filepath.Join(t.TempDir(), "grpcchatter.db"), slog.New(slog.DiscardHandler))
+	s, err := newServer(context.Background(), defaultConfig(t), "sqlite:"+filepath.Join(t.TempDir(), "grpcchatter.db"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -249,8 +249,8 @@ func TestLockedUnderLoad(t *testing.T) {
 	c.audit(t, p)
 }
 
-// startInside runs a server in this process, until the end of the test: for what can be seen only from within.
-func startInside(t *testing.T) (*server, *serverProcess) {
+// defaultConfig is the configuration of a server without limits, on a port of its own.
+func defaultConfig(t testing.TB) config {
 	t.Helper()
 	var cmds commands
 	parser, err := kong.New(&cmds)
@@ -264,6 +264,13 @@ func startInside(t *testing.T) (*server, *serverProcess) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cfg
+}
+
+// startInside runs a server in this process, until the end of the test: for what can be seen only from within.
+func startInside(t *testing.T) (*server, *serverProcess) {
+	t.Helper()
+	cfg := defaultConfig(t)
 	s, err := newServer(t.Context(), cfg, databaseURL(t, t.TempDir()), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -169,8 +169,13 @@ func TestClientAfterRestore(t *testing.T) {
 		}
 	}
 	r.restored(file, func() {
-		mustRun(t, r.dir, testPassword, "user", "add", "frank") // has dan's number
-		mustRun(t, r.dir, testPassword, "user", "add", "carl")
+		for _, name := range []string{"frank", "carl"} { // with the numbers of dan and carl
+			args := []string{"user", "add", name}
+			if r.data != "" {
+				args = append(args, "--database-url="+r.data)
+			}
+			mustRun(t, r.dir, testPassword, args...)
+		}
 	})
 	r.sayIn(code, alice, "anew four", "anew five", "anew six", "anew seven")
 	for what, room := range rooms {

@@ -276,7 +276,7 @@ func TestRestoreGivesUp(t *testing.T) {
 	t.Parallel()
 	dir, good := servedData(t)
 	target := filepath.Join(dir, "grpcchatter.db")
-	mustRun(t, dir, "", "restore", good, "--replace") // to a file that has never had a log
+	mustRun(t, dir, "", "restore", good, "--replace")                                               // to a file that has never had a log
 	open, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Synchronous: "full"}) // as a command does, before it writes
 	if err != nil {
 		t.Fatal(err)

@@ -276,15 +276,21 @@ func TestRestoreGivesUp(t *testing.T) {
 	t.Parallel()
 	dir, good := servedData(t)
 	target := filepath.Join(dir, "grpcchatter.db")
-	open := openSQL(t, target)
-	var n int
-	if err := open.QueryRow(`SELECT count(*) FROM users`).Scan(&n); err != nil {
+	mustRun(t, dir, "", "restore", good, "--replace")                                               // to a file that has never had a log
+	open, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Synchronous: "full"}) // as a command does, before it writes
+	if err != nil {
 		t.Fatal(err)
 	}
 	status, out, errOut := runProgram(t, dir, nil, "", "restore", good, "--replace")
 	wantFailure(t, status, out, errOut, "another program has it open")
-	if err := open.Close(); err != nil {
+	if err := open.close(); err != nil {
 		t.Fatal(err)
+	}
+	mustRun(t, dir, testPassword, "user", "add", "ben")
+	for _, path := range glob(t, target+".replaced-*") {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 	busy := []string{"-P", target, "-e", "trace=pread64,?rename,?renameat,?renameat2", "-e", "inject=?rename,?renameat,?renameat2:error=EBUSY"}
 	before := files(t, dir)

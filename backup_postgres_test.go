@@ -28,7 +28,9 @@ func TestBackupToFullDisk(t *testing.T) {
 	disk := smallDisk(t)
 	address, _ := filledPostgres(t, 20_000)
 	status, out, errOut := runProgram(t, t.TempDir(), nil, "", "backup", filepath.Join(disk, "backup"), "--database-url="+address)
-	wantFailure(t, status, out, errOut, "the disk is full")
+	if status != 1 || out != "" || !strings.HasSuffix(errOut, "the disk is full\n") { // behind the progress, if it takes long
+		t.Errorf("status %d, %q, %q", status, out, errOut)
+	}
 	wantFolder(t, disk, nil)
 }
 

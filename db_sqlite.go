@@ -124,13 +124,21 @@ func createPrivate(path string) error {
 	return f.Close()
 }
 
-// useWAL turns the write-ahead log on. As long as it is open, no restore can take the file's name away.
+// useWAL turns the write-ahead log on, and opens it. As long as it is open, no restore can take the file's name away.
 func (e *sqliteEngine) useWAL(ctx context.Context) error {
 	conn, err := e.w.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(setJournal(ctx, conn, "WAL"), conn.Close())
+	defer conn.Close() // gives it back
+	if err := setJournal(ctx, conn, "WAL"); err != nil {
+		return err
+	}
+	var n int
+	if err := conn.QueryRowContext(ctx, `SELECT count(*) FROM schema_version`).Scan(&n); err != nil {
+		return err
+	}
+	return e.unmoved()
 }
 
 // setJournal sets a journal mode, which the database keeps. SQLite does not wait here for others who use it.

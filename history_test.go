@@ -169,7 +169,7 @@ func TestClientAfterRestore(t *testing.T) {
 		}
 	}
 	r.restored(file, func() {
-		for _, name := range []string{"frank", "carl"} { // frank has dan's number
+		for _, name := range []string{"frank", "carl"} { // with the numbers of dan and carl
 			args := []string{"user", "add", name}
 			if r.data != "" {
 				args = append(args, "--database-url="+r.data)

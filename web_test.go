@@ -404,13 +404,14 @@ func TestPageAfterRestore(t *testing.T) {
 	ben := s.login("ben")
 	joinRoom(t, api, ben, code)
 	p.say("one")
-	eventually(t, patience, "a message", func() bool { return len(p.messages()) == 1 })
+	readSeq := fmt.Sprintf(`localStorage["grpcchatter.read/ann/%s"]`, code) // of what is stored: others are sent again
+	p.await(readSeq + ` === "1"`)
 	file := filepath.Join(t.TempDir(), "backup")
 	mustRun(t, s.dir, "", "backup", file)
 	for _, lost := range []string{"two", "three"} {
 		p.say(lost)
 	}
-	eventually(t, patience, "three messages", func() bool { return len(p.messages()) == 3 })
+	p.await(readSeq + ` === "3"`)
 	s.kill()
 	s.restoreHere(file)
 	s.start()
@@ -426,7 +427,6 @@ func TestPageAfterRestore(t *testing.T) {
 	eventually(t, patience, "a message of the page", shows("one", "anew", "mine"))
 
 	// A page that is opened only afterwards has read none of what is to come.
-	readSeq := fmt.Sprintf(`localStorage["grpcchatter.read/ann/%s"]`, code)
 	p.await(readSeq + ` === "3"`)
 	p.do(chromedp.Navigate("about:blank"))
 	s.restored(file)

@@ -322,6 +322,14 @@ func TestModeration(t *testing.T) {
 	r.must(403, "NOT_OWNER", "PATCH", path, owner, `{"room_name":"mine"}`)
 	r.must(403, "NOT_OWNER", "GET", path+"/bans", owner, "")
 
+	// One of the original's clients counts as present from its join on, but not once it was removed.
+	conn = r.connect()
+	here := originalJoin(t, conn, alice, r.code)
+	wantList(t, "present", present(t, r.api, here), "alice")
+	r.must(200, "", "DELETE", path+"/members/alice", carl, "")
+	wantList(t, "present", present(t, r.api, joinRoom(t, r.api, carl, r.code)))
+	r.must(200, "", "POST", path+"/join", alice, `{"room_password":"earl grey"}`)
+
 	// Who leaves is told on its other devices.
 	device := openSession(t, r.api, joinRoom(t, r.api, owner, r.code), -1)
 	r.must(200, "", "DELETE", path+"/members/owner", owner, "")

@@ -226,9 +226,9 @@ func TestPage(t *testing.T) {
 
 	// The owner deletes the room, after a question.
 	ann.click("#delete-room")
-	ann.awaitText("#delete-dialog", "Tea time")
+	ann.awaitText("#ask-dialog", "Tea time")
 	ann.shot("13 a question")
-	ann.click("#delete-confirm")
+	ann.click("#ask-confirm")
 	ben.awaitText("#notice", "deleted")
 	ben.shot("14 room deleted")
 	ann.await("!document.querySelector('#room-list').innerText.includes('Tea time')")

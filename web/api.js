@@ -49,6 +49,8 @@ async function call(method, path, { token, body, within = patience } = {}) {
 }
 
 const room = (code) => `/rooms/${encodeURIComponent(code)}`;
+// A browser takes dots alone out of a path; the server ignores the space.
+const named = (userName) => encodeURIComponent(/^\.\.?$/.test(userName) ? `${userName} ` : userName);
 
 export function register(userName, password) {
   return call("POST", "/register", { body: { user_name: userName, password } });
@@ -90,4 +92,62 @@ export async function listPresent(roomToken, code) {
 export async function listMessages(roomToken, code, beforeSeq, limit) {
   const query = `?before_seq=${beforeSeq}&limit=${limit}`;
   return (await call("GET", `${room(code)}/messages${query}`, { token: roomToken })).messages ?? [];
+}
+
+/** Returns `{ user_name, role, … }`. */
+export function getAccount(userToken) {
+  return call("GET", "/account", { token: userToken });
+}
+
+/** Returns a new user token: the old one is void then. */
+export async function changePassword(userToken, password, newPassword) {
+  const body = { password, new_password: newPassword };
+  return (await call("POST", "/account/password", { token: userToken, body })).token;
+}
+
+export function deleteAccount(userToken, password) {
+  return call("POST", "/account/delete", { token: userToken, body: { password } });
+}
+
+/** Changes `room_name`, `room_password` or `owner`, and returns the room as listRooms does. */
+export function changeRoom(userToken, code, change) {
+  return call("PATCH", room(code), { token: userToken, body: change });
+}
+
+/** Returns `{ user_name, owner }` of each. */
+export async function listMembers(userToken, code) {
+  return (await call("GET", `${room(code)}/members`, { token: userToken })).members;
+}
+
+export function removeMember(userToken, code, userName) {
+  return call("DELETE", `${room(code)}/members/${named(userName)}`, { token: userToken });
+}
+
+/** Returns `{ user_name, created_at }` of each. */
+export async function listBans(userToken, code) {
+  return (await call("GET", `${room(code)}/bans`, { token: userToken })).bans;
+}
+
+/** Bans a user from a room, or lifts the ban. */
+export function setBan(userToken, code, userName, banned) {
+  return call(banned ? "PUT" : "DELETE", `${room(code)}/bans/${named(userName)}`, { token: userToken });
+}
+
+/** Returns a page of "users", "rooms" or "audit" for an ADMIN. */
+export async function adminList(userToken, what, parameters) {
+  const answer = await call("GET", `/admin/${what}?${new URLSearchParams(parameters)}`, { token: userToken });
+  return answer[what] ?? answer.entries;
+}
+
+/** Changes the `role` of an account, or whether it is `disabled`. */
+export function changeUser(userToken, userName, change) {
+  return call("PATCH", `/admin/users/${named(userName)}`, { token: userToken, body: change });
+}
+
+export function resetPassword(userToken, userName, newPassword) {
+  return call("POST", `/admin/users/${named(userName)}/password`, { token: userToken, body: { new_password: newPassword } });
+}
+
+export function endSessions(userToken, userName) {
+  return call("DELETE", `/admin/users/${named(userName)}/sessions`, { token: userToken });
 }

@@ -9,6 +9,7 @@ class App {
   #signIn = new SignIn(document.getElementById("sign-in"), (account) => this.#enter(account));
   #chat = null;
   #token = null; // of the account that is shown
+  #userName = "";
 
   start() {
     this.#store.onAccountChange((account) => this.#changedElsewhere(account));
@@ -27,7 +28,8 @@ class App {
     this.#chat?.close();
     this.#signIn.hide();
     this.#token = account.token;
-    this.#chat = new Chat(account, this.#store, (reason) => this.#leave(reason));
+    this.#userName = account.userName;
+    this.#chat = new Chat(account, this.#store, (reason) => this.#leave(reason), (token) => this.#enter({ ...account, token }));
   }
 
   #leave(reason) {
@@ -53,7 +55,7 @@ class App {
   #changedElsewhere(account) {
     if ((account?.token ?? null) === this.#token) return;
     if (account) {
-      setAddress(""); // the room here is the other one's, who may not be in it
+      if (account.userName !== this.#userName) setAddress(""); // the room here is the other one's, who may not be in it
       this.#open(account);
     } else {
       this.#close("You have logged out in another tab.");

@@ -1,9 +1,11 @@
+import { AccountDialog, AdminDialog, deleteQuestion } from "./accounts.js";
 import { codeInAddress, codeOf, setAddress } from "./address.js";
 import { Composer } from "./composer.js";
 import { dayOf } from "./dates.js";
-import { FormDialog, copyField } from "./dialogs.js";
+import { Ask, FormDialog, copyField } from "./dialogs.js";
 import { el, oncePerFrame, setText } from "./dom.js";
 import { Session } from "./session.js";
+import { RoomSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Timeline } from "./timeline.js";
 
@@ -15,7 +17,10 @@ const find = (id) => document.getElementById(id);
 const wide = matchMedia("(min-width: 720px)");
 const touch = matchMedia("(pointer: coarse)");
 
-/** The screen of a user who is logged in. `onLeave(reason)` is called when the user is not any more. */
+/**
+ * The screen of a user who is logged in. `onLeave(reason)` is called when the user is not any more, `onToken(token)` when
+ * it has another token, for which there is to be another screen.
+ */
 export class Chat {
   #session;
   #onLeave;
@@ -30,12 +35,28 @@ export class Chat {
   #day = dayOf(Date.now());
   #clock = setInterval(() => this.#tick(), 30_000);
 
-  constructor(account, store, onLeave) {
+  constructor(account, store, onLeave, onToken) {
     this.#session = new Session(account, store);
     this.#onLeave = onLeave;
-    for (const name of ["create", "join", "delete", "leave"]) {
+    for (const name of ["create", "join"]) {
       this.#dialogs[name] = new FormDialog(find(`${name}-dialog`));
     }
+    const ask = new Ask(find("ask-dialog"));
+    const admin = new AdminDialog(find("admin-dialog"), this.#session, ask);
+    const settings = new RoomSettings(find("settings-dialog"), this.#session, ask, (room) => this.#roomLeft(room));
+    const own = new AccountDialog(find("account-dialog"), this.#session, ask, {
+      onToken: (token) => {
+        onToken(token);
+        notify("Your password is changed. Everywhere else you are logged out.");
+      },
+      onDeleted: () => {
+        this.#session.store.removeAll();
+        setAddress("");
+        onLeave("Your account is deleted.");
+      },
+      onAdmin: () => admin.open(),
+    });
+    Object.assign(this.#dialogs, { ask, admin, settings, account: own });
     this.#timeline = new Timeline(find("timeline"), find("messages"), {
       onEdit: (message) => {
         this.#session.current.discard(message);
@@ -98,7 +119,7 @@ export class Chat {
     on(this.#session, "room-added", ({ room }) => {
       on(room, "arrived", ({ messages }) => this.#arrived(room, messages));
     });
-    on(this.#session, "room-gone", ({ room }) => this.#roomGone(room));
+    on(this.#session, "room-gone", ({ room, error }) => this.#roomGone(room, error));
     on(this.#session, "logged-out", ({ error }) => this.#onLeave(loggedOutText(error)));
 
     on(window, "hashchange", () => this.#route());
@@ -118,6 +139,8 @@ export class Chat {
     for (const id of ["join-room", "join-room-empty"]) click(id, () => this.#joinRoom("", ""));
     for (const id of ["invite", "invite-start"]) click(id, () => this.#invite());
     click("delete-room", () => this.#deleteRoom());
+    click("settings", () => this.#dialogs.settings.open(this.#session.current));
+    click("me", () => this.#dialogs.account.open());
     click("log-out", () => this.#logOut());
     click("jump", () => {
       this.#session.current.showEnd();
@@ -218,7 +241,7 @@ export class Chat {
           room = await this.#session.join(given, room_password);
         } catch (error) {
           if (error.code !== "ROOM_ACCESS_DENIED") throw error;
-          throw new Error("There is no room with this code, or the password is not right. Check both and try again.");
+          throw new Error("There is no room with this code, the password is not right, or you may not enter it. Check both and try again.");
         }
       },
       mistake,
@@ -238,14 +261,14 @@ export class Chat {
 
   async #deleteRoom() {
     const room = this.#session.current;
-    setText(find("delete-title"), `Delete “${room.name}”?`);
-    const deleted = await this.#dialogs.delete.open({}, () => this.#session.delete(room));
+    const deleted = await this.#dialogs.ask.ask(deleteQuestion(room.name), () => this.#session.delete(room));
     if (deleted) this.#roomLeft(room);
   }
 
-  #roomGone(room) {
-    notify(`The room “${room.name}” was deleted, and all its messages with it.`);
-    this.#dialogs.delete.close();
+  #roomGone(room, error) {
+    notify(goneText(room, error));
+    if (room === this.#session.current) this.#dialogs.ask.close();
+    this.#dialogs.settings.close(room);
     find("invite-dialog").close();
     this.#roomLeft(room);
   }
@@ -266,8 +289,8 @@ export class Chat {
     const unsent = this.#session.pending;
     if (unsent) {
       const messages = unsent === 1 ? "One message has" : `${unsent} messages have`;
-      setText(find("leave-text"), `${messages} not been sent yet, and would be lost.`);
-      if (!(await this.#dialogs.leave.open({}, async () => {}))) return;
+      const text = `${messages} not been sent yet, and would be lost.`;
+      if (!(await this.#dialogs.ask.ask({ title: "Log out?", text, confirm: "Log out", danger: true }, async () => {}))) return;
     }
     this.#session.store.removeWriting();
     setAddress("");
@@ -306,7 +329,7 @@ export class Chat {
   #drawRoom(room) {
     setText(find("room-name"), room.name);
     setText(find("room-code"), room.code);
-    find("delete-room").hidden = !room.owned;
+    find("delete-room").hidden = !room.owned && !this.#session.admin;
     find("timeline").ariaLabel = `Messages in ${room.name}`;
     find("start").dataset.state = !room.history.loaded || room.history.stretch.first > 1 ? "loading" : "beginning";
     setText(find("start-title"), `This is the beginning of ${room.name}`);
@@ -404,10 +427,19 @@ function awayText(room) {
   }
 }
 
+function goneText({ name }, error) {
+  if (error?.code === "ROOM_DELETED") return `The room “${name}” was deleted, and all its messages with it.`;
+  if (error?.message) return `“${name}”: ${error.message}`;
+  return `The room “${name}” is gone: it was deleted, or you are no longer a member of it.`;
+}
+
 function loggedOutText(error) {
   if (error.code === "ACCOUNT_DISABLED") return error.message;
   if (error.code === "TOKEN_EXPIRED") {
     return "You were logged out, as your log-in has run out. Log in again; what you were writing is still there.";
   }
-  return "You were logged out, as your log-in is not valid any more. Log in again; what you were writing is still there.";
+  return (
+    "You were logged out: the account's password or role was changed, or an administrator has ended its log-ins. " +
+    "Log in again; what you were writing is still there."
+  );
 }

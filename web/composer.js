@@ -24,9 +24,9 @@ export class Composer {
 
   /** Shows a room's draft. */
   show(room) {
+    this.#input.placeholder = room ? `Message ${room.name}` : ""; // the name can become another one
     if (room === this.#room) return;
     this.#room = room;
-    this.#input.placeholder = room ? `Message ${room.name}` : "";
     this.#input.value = room ? this.#drafts.draft(room.code) : "";
     this.fit();
   }

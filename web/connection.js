@@ -3,7 +3,7 @@ const longestWait = 10_000;
 const patience = 10_000; // ms for a session to open
 const settled = 10_000; // ms that a session lasts before the waits begin anew
 // The reasons of close codes, where none is told.
-const reasons = { 1009: "BODY_TOO_LARGE", 4404: "ROOM_DELETED", 4409: "HISTORY_RESTORED" };
+const reasons = { 1009: "BODY_TOO_LARGE", 4403: "ROOM_ACCESS_DENIED", 4404: "ROOM_DELETED", 4409: "HISTORY_RESTORED" };
 const nothingToComeBackTo = ["ROOM_ACCESS_DENIED", "ROOM_DELETED", "HISTORY_RESTORED", "ROOM_NOT_FOUND", "ACCOUNT_DISABLED"];
 const atLeast = { RATE_LIMITED: 2_000, STORAGE_FULL: 5_000 };
 
@@ -16,8 +16,8 @@ const atLeast = { RATE_LIMITED: 2_000, STORAGE_FULL: 5_000 };
  * - `received(events)` handles a frame, and returns false when it does not follow the cursor: then the session
  *   is resumed;
  * - `changed()` tells that `state` is another; at "open" it is time to send what is not acknowledged;
- * - `ended(error)` tells that there is nothing to come back to, as the room or the log-in is gone: `error` is an
- *   ApiError, or has its `code` alone.
+ * - `ended(error)` tells that there is nothing to come back to, as the room, the membership or the log-in is gone:
+ *   `error` is an ApiError, or has its `code`, and mostly its `message`.
  */
 export class Connection {
   /** "stopped", "connecting", "open" or "waiting" (for the next try). */
@@ -85,7 +85,10 @@ export class Connection {
       socket.send(JSON.stringify({ token, start: { afterSeq: String(this.#handlers.cursor()) } }));
     };
     socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.#closed(code, reason.split(":")[0] || (reasons[code] ?? ""));
+    socket.onclose = ({ code, reason }) => {
+      const [, name, sentence] = reason.match(/^(\w+): (.*)/) ?? [];
+      this.#closed(code, name ?? reasons[code] ?? "", sentence);
+    };
   }
 
   #receive(data) {
@@ -102,9 +105,9 @@ export class Connection {
     }
   }
 
-  #closed(code, reason) {
-    if (code === 4404 || code === 4409) {
-      this.#end({ code: reason });
+  #closed(code, reason, message) {
+    if (nothingToComeBackTo.includes(reason)) {
+      this.#end({ code: reason, message });
       return;
     }
     this.#refused = code === 4401;

@@ -1,5 +1,6 @@
 const time = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+const short = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const dayOfYear = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const dayWithYear = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
 const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
@@ -16,6 +17,11 @@ export function timeText(at) {
 
 export function fullTimeText(at) {
   return full.format(at);
+}
+
+/** Nov 25, 2026, 23:43 */
+export function shortTimeText(at) {
+  return short.format(at);
 }
 
 /** The name of a day (as dayOf returns it): today, yesterday, or the date. */

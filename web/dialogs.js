@@ -1,4 +1,4 @@
-import { setText } from "./dom.js";
+import { el, setText } from "./dom.js";
 
 /**
  * A <dialog> with a form: it stays open, with the reason, until what was asked for has been done or it is
@@ -63,6 +63,35 @@ export class FormDialog {
     }
     resolve(true);
     if (resolve === this.#resolve) this.close();
+  }
+}
+
+/** A FormDialog for whatever is to be asked: its form has a `#ask-text`, an empty `#ask-fields` and a `#ask-confirm`. */
+export class Ask extends FormDialog {
+  #part;
+
+  constructor(dialog) {
+    super(dialog);
+    this.#part = (name) => dialog.querySelector(`#ask-${name}`);
+  }
+
+  /**
+   * Asks a question: `title`, `text`, the `confirm` button's text, whether there is `danger`, and `fields`, each with
+   * `name`, `label`, and what else an <input> may have. `submit` and the result are those of FormDialog.open.
+   */
+  ask({ title, text = "", confirm, danger = false, fields = [] }, submit) {
+    this.close();
+    setText(this.#part("title"), title);
+    setText(this.#part("text"), text);
+    setText(this.#part("confirm"), confirm);
+    this.#part("confirm").className = danger ? "danger" : "main";
+    this.#part("fields").replaceChildren(
+      ...fields.flatMap(({ label, hint = "", value, ...input }) => [
+        el("label", { htmlFor: `ask-${input.name}`, hidden: Boolean(input.hidden) }, label, " ", el("span", { className: "quieter" }, hint)),
+        el("input", { id: `ask-${input.name}`, autocomplete: "off", autocapitalize: "none", spellcheck: false, ...input }),
+      ]),
+    );
+    return this.open(Object.fromEntries(fields.map(({ name, value = "" }) => [name, value])), submit);
   }
 }
 

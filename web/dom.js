@@ -13,6 +13,16 @@ export function el(tag, props = {}, ...children) {
   return node;
 }
 
+/** Makes a small button of a list's row, with a longer name for who hears the page. */
+export function button(text, onclick, ariaLabel = text) {
+  return el("button", { type: "button", className: "small", onclick, ariaLabel }, text);
+}
+
+/** Keeps the keyboard in an open dialog when what had it is gone. */
+export function keepFocus(dialog) {
+  if (dialog.open && document.activeElement === document.body) dialog.querySelector("[value=cancel]").focus();
+}
+
 /** Makes an icon of the sprite in index.html. It is hidden from screen readers: give its button a name. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

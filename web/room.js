@@ -246,13 +246,22 @@ export class Room extends EventTarget {
 
   async #roomToken(refused) {
     if (refused) this.#token = null;
-    const token = (this.#token ??= api.joinRoom(this.#user.token, this.code, ""));
+    const token = (this.#token ??= this.#join(refused));
     try {
       return await token;
     } catch (error) {
       if (this.#token === token) this.#token = null;
       throw error;
     }
+  }
+
+  // Who was removed is not to come back by itself, into a room that has no password.
+  async #join(again) {
+    const { token } = this.#user;
+    if (again && !(await api.listRooms(token)).some(({ short_code }) => short_code === this.code)) {
+      throw new api.ApiError(403, "ROOM_ACCESS_DENIED", "You are no longer a member of this room.");
+    }
+    return api.joinRoom(token, this.code, "");
   }
 
   // A call with the room token, and once more with a new one when it was refused.

@@ -9,8 +9,8 @@ const firstRetry = 1_000; // ms
 /**
  * The rooms of the user who is logged in.
  *
- * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`) when a
- * room was deleted, "logged-out" (with `error`) when the server does not take the user token any more.
+ * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`, and `error` if
+ * it is known) when a room was deleted or the user is no member any more, "logged-out" (with `error`) when the server does not take the user token any more.
  */
 export class Session extends EventTarget {
   /** By code. */
@@ -22,6 +22,8 @@ export class Session extends EventTarget {
   /** The room that is shown, or null. */
   current = null;
   userName;
+  /** Whether the user is an ADMIN. */
+  admin = false;
   store;
 
   #token;
@@ -31,6 +33,8 @@ export class Session extends EventTarget {
   #refreshed = null; // the one after it
   #gone = new Set(); // codes that an answer which is under way may still tell of
   #stopped = false;
+  #changing = false; // the account: the token may end before the answer comes
+  #refused = null; // the error that told so
 
   constructor({ token, userName }, store) {
     super();
@@ -107,8 +111,12 @@ export class Session extends EventTarget {
     clearTimeout(this.#timer);
     let wait = pollEvery;
     try {
-      const listed = await api.listRooms(this.#token);
+      const [listed, account] = await Promise.all([
+        api.listRooms(this.#token),
+        !this.loaded && api.getAccount(this.#token), // once: a new role ends the token
+      ]);
       if (this.#stopped) return;
+      if (account) this.admin = account.role === "ADMIN";
       this.#list(listed);
       this.unreachable = false;
       this.#tries = 0;
@@ -146,7 +154,7 @@ export class Session extends EventTarget {
       }
     }
     for (const room of this.rooms.values()) {
-      if (!codes.has(room.code)) this.#remove(room, true);
+      if (!codes.has(room.code)) this.#remove(room);
     }
     this.loaded = true;
     this.#connect();
@@ -159,7 +167,7 @@ export class Session extends EventTarget {
     room.addEventListener("ended", ({ error }) => {
       if (error.tokenRefused || error.code === "ACCOUNT_DISABLED") this.#logOut(error);
       else if (error.code === "HISTORY_RESTORED") this.#startAnew();
-      else this.#remove(room, !this.#gone.has(room.code));
+      else this.#remove(room, error);
     });
     this.rooms.set(room.code, room);
     this.dispatchEvent(Object.assign(new Event("room-added"), { room }));
@@ -180,30 +188,58 @@ export class Session extends EventTarget {
     rooms.forEach((room, i) => (i < mostConnected ? room.connect() : room.disconnect()));
   }
 
-  #remove(room, tell) {
+  #remove(room, error) {
     if (!this.rooms.delete(room.code)) return;
     room.disconnect();
     this.store.forget(room.code);
-    if (tell) this.dispatchEvent(Object.assign(new Event("room-gone"), { room }));
+    if (!this.#gone.has(room.code)) this.dispatchEvent(Object.assign(new Event("room-gone"), { room, error }));
     this.#changed();
   }
 
   #logOut(error) {
     if (this.#stopped) return;
+    if (this.#changing) {
+      this.#refused = error;
+      return;
+    }
     this.stop();
     this.dispatchEvent(Object.assign(new Event("logged-out"), { error }));
   }
 
+  /** Changes the password, and returns a new user token: the one of this session is void. */
+  changePassword(password, newPassword) {
+    return this.#changeAccount(() => api.changePassword(this.#token, password, newPassword));
+  }
+
+  deleteAccount(password) {
+    return this.#changeAccount(() => api.deleteAccount(this.#token, password));
+  }
+
+  async #changeAccount(call) {
+    this.#changing = true;
+    try {
+      const answer = await call();
+      this.stop();
+      return answer;
+    } catch (error) {
+      if (error.tokenRefused) this.#refused = error;
+      throw error;
+    } finally {
+      this.#changing = false;
+      if (this.#refused) this.#logOut(this.#refused);
+    }
+  }
+
   /** Creates a room and returns its code; it is in the list then. */
   async create(name, password) {
-    const code = await this.#asUser(() => api.createRoom(this.#token, name, password));
+    const code = await this.asUser((token) => api.createRoom(token, name, password));
     await this.refresh();
     return code;
   }
 
   /** Joins a room and returns it. Rejects with an ApiError, ROOM_ACCESS_DENIED for no such room or a wrong password. */
   async join(code, password) {
-    await this.#asUser(() => api.joinRoom(this.#token, code, password));
+    await this.asUser((token) => api.joinRoom(token, code, password));
     this.#gone.delete(code);
     await this.refresh();
     const room = this.find(code);
@@ -212,20 +248,32 @@ export class Session extends EventTarget {
   }
 
   /** Deletes a room for everybody. */
-  async delete(room) {
+  delete(room) {
+    return this.#part(room, (token) => api.deleteRoom(token, room.code));
+  }
+
+  /** Leaves a room. */
+  async leave(room) {
+    await this.#part(room, (token) => api.removeMember(token, room.code, this.userName));
+    await this.refresh();
+    this.#gone.delete(room.code); // it may be joined again, on another device too
+  }
+
+  async #part(room, call) {
     this.#gone.add(room.code);
     try {
-      await this.#asUser(() => api.deleteRoom(this.#token, room.code));
+      await this.asUser(call);
     } catch (error) {
       this.#gone.delete(room.code);
       throw error;
     }
-    this.#remove(room, false);
+    this.#remove(room);
   }
 
-  async #asUser(call) {
+  /** Makes a call with the user token. */
+  async asUser(call) {
     try {
-      return await call();
+      return await call(this.#token);
     } catch (error) {
       if (error.tokenRefused) this.#logOut(error);
       throw error;

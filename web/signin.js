@@ -1,6 +1,12 @@
 import * as api from "./api.js";
 import { setText } from "./dom.js";
 
+/** What is wrong with a new password by the server's rules, or "". */
+export function passwordMistake(password) {
+  if (bytes(password) < 8) return "Choose a password of at least 8 characters.";
+  return bytes(password) > 256 ? "Choose a password of at most 256 characters." : "";
+}
+
 const bytes = (text) => new TextEncoder().encode(text).length;
 
 /** The screen to log in or register. `onAccount({ token, userName })` is called once that has worked. */
@@ -91,8 +97,6 @@ export class SignIn {
     if (!/^[A-Za-z0-9_.-]{2,32}$/.test(userName)) {
       return ["user_name", "A user name has 2 to 32 characters: letters from A to Z, digits, _ - and ."];
     }
-    if (bytes(password) < 8) return ["password", "Choose a password of at least 8 characters."];
-    if (bytes(password) > 256) return ["password", "Choose a password of at most 256 characters."];
-    return ["", ""];
+    return ["password", passwordMistake(password)];
   }
 }

@@ -124,6 +124,11 @@ class MemberStore {
     this.#store.set(this.#key("recent"), this.recent.filter((other) => other !== code));
   }
 
+  /** Removes all that is kept of the member. */
+  removeAll() {
+    for (const kind of ["read", "draft", "outbox", "recent"]) this.#store.removeAll(this.#key(kind));
+  }
+
   /** Removes what the member wrote, so that nobody finds it here after a log-out. */
   removeWriting() {
     this.#store.removeAll(this.#key("draft"));

@@ -36,6 +36,9 @@ const asProgram = "GRPCCHATTER_TEST_AS_PROGRAM"
 // onDatabase chooses one of the two rounds.
 var onDatabase = flag.String("database", "", "sqlite or postgres: run the tests on this one only")
 
+// slow lets the tests run that take minutes.
+var slow = flag.Bool("slow", false, "run the tests that take minutes too")
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()

@@ -279,12 +279,13 @@ func TestConfigBadValues(t *testing.T) {
 	if !strings.Contains(both, "SECRET") || !strings.Contains(both, "one of them") {
 		t.Errorf("SECRET and SECRET_FILE: %q", both)
 	}
+	taken := "127.0.0.1:" + freePort(t)
 	for key, bad := range map[string][]string{
 		"AUTOCERT_EMAIL": {"ann", "Ann <ann@example.com>", "ann@example.com, ben@example.com"}, "AUTOCERT_DIRECTORY": {"acme.example.com", "http://acme.example.com/", "https://", "%zz"},
-		"AUTOCERT_HTTP_ADDR": {"80", "on", ":http", ":65536", "127.0.0.1:18080", "192.0.2.1:0"},
+		"AUTOCERT_HTTP_ADDR": {"80", "on", ":http", ":65536", taken, "192.0.2.1:0"},
 	} {
 		for _, value := range bad {
-			if got := serveError(t, "--listen-addr=127.0.0.1:18080", "--autocert-domain=chat.example.com", flagOf(key)+"="+value); !strings.Contains(got, key) {
+			if got := serveError(t, "--listen-addr="+taken, "--autocert-domain=chat.example.com", flagOf(key)+"="+value); !strings.Contains(got, key) {
 				t.Errorf("%s=%s: %q does not name it", key, value, got)
 			}
 		}

@@ -91,5 +91,13 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // tlsConfig speaks HTTP/1.1 with who offers it, browsers and curl, and HTTP/2 with who offers nothing else: gRPC's clients.
 func tlsConfig(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), more ...string) *tls.Config {
-	return &tls.Config{GetCertificate: get, NextProtos: append([]string{"http/1.1", "h2"}, more...), MinVersion: tls.VersionTLS12}
+	return &tls.Config{
+		GetCertificate: get,
+		NextProtos:     append([]string{"http/1.1", "h2"}, more...),
+		MinVersion:     tls.VersionTLS12,
+		CipherSuites: []uint16{ // of TLS 1.2; without those in CBC mode, which Go has by default too
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+			tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+	}
 }

@@ -17,9 +17,12 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/grpcchatter/grpcchatter/pb"
 )
 
 const testSecret = "a secret of the tests, 32 bytes and more"
@@ -347,4 +350,41 @@ func TestReflection(t *testing.T) {
 			t.Errorf("%s: %v", enum, err)
 		}
 	}
+}
+
+// Calls that ask for no token take memory too: an address has a number of them at a time, and those of users are not counted.
+func TestOpenCallsAreLimited(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	r := newChatRoom(t, []string{"--rate-limits=on"}, "ann")
+	health := grpc_health_v1.NewHealthClient(r.dial())
+	watch := func(ctx context.Context) error {
+		s, err := health.Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
+		if err == nil {
+			_, err = s.Recv()
+		}
+		return err
+	}
+	first, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i := range maxOpenCalls {
+		ctx := first
+		if i > 0 {
+			ctx = t.Context()
+		}
+		if err := watch(ctx); err != nil {
+			t.Fatalf("watch %d: %v", i+1, err)
+		}
+	}
+	wantError(t, watch(t.Context()), codes.ResourceExhausted, "RATE_LIMITED")
+	_, err := health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	wantError(t, err, codes.ResourceExhausted, "RATE_LIMITED")
+	s := openSession(t, r.api, r.tokens["ann"], -1)
+	s.send(&pb.ChatRequest{Body: "one"})
+	s.wantMessage(1, "ann", "one", "")
+	cancel()
+	eventually(t, patience, "room for another", func() bool {
+		_, err := health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		return err == nil
+	})
 }

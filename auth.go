@@ -105,6 +105,7 @@ type auth struct {
 	stopped  context.Context // its end ends the streams that are no session
 	history  history         // of the data
 	trusted  proxies
+	open     *concurrent // calls that ask for no token, by address; nil: any number
 }
 
 func newAuth(st *store, log *slog.Logger, secret string, duration time.Duration) (*auth, error) {
@@ -252,6 +253,20 @@ func (a *auth) authorize(ctx context.Context, method string) (context.Context, e
 	return context.WithValue(ctx, callerKey{}, c), nil
 }
 
+// admit is authorize for a call that lasts until leave: one address has so many of those that ask for no token.
+func (a *auth) admit(ctx context.Context, method string) (authorized context.Context, leave func(), err error) {
+	leave = func() {}
+	if a.rules[method] == accessOpen {
+		address := subscriber(clientAddr(ctx)).String()
+		if !a.open.enter(address) {
+			return nil, nil, grpcError(ctx, a.log, errTooManyOpen)
+		}
+		leave = func() { a.open.leave(address) }
+	}
+	authorized, err = a.authorize(ctx, method)
+	return authorized, leave, err
+}
+
 // bearer finds the token in the metadata: `authorization: Bearer …`, or the original's `token: …`.
 func bearer(ctx context.Context) (string, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
@@ -287,8 +302,9 @@ func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 			ctx = withClientAddr(withCallID(ctx), a.trusted.clientOfCall(ctx))
 			_ = grpc.SetTrailer(ctx, callIDTrailer(ctx)) // fails only where the call has ended
 			var resp any
-			authorized, err := a.authorize(ctx, method)
+			authorized, leave, err := a.admit(ctx, method)
 			if err == nil {
+				defer leave()
 				ctx = authorized
 				resp, err = m.Handler(srv, ctx, func(v any) error {
 					d := decoded{v: v}
@@ -324,11 +340,15 @@ func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	start := time.Now()
 	var ctx, authorized context.Context
+	var leave func()
 	var err error
 	aside(func() {
 		ctx = withClientAddr(withCallID(ss.Context()), a.trusted.clientOfCall(ss.Context()))
-		authorized, err = a.authorize(ctx, info.FullMethod)
+		authorized, leave, err = a.admit(ctx, info.FullMethod)
 	})
+	if err == nil {
+		defer leave()
+	}
 	switch {
 	case err != nil:
 	case a.rules[info.FullMethod] == accessOpen:

@@ -276,11 +276,14 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 
 // Chat is the stream of a session.
 func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error {
-	return s.serve(ss.Context(), rpc{ss}, false)
+	return s.serve(ss.Context(), rpc{ss, s.auth.trusted.carry(ss.Context())}, false)
 }
 
 // rpc carries a stream by gRPC: all events that are to be sent are one frame.
-type rpc struct{ grpc.ServerStream }
+type rpc struct {
+	grpc.ServerStream
+	proxied bool // by one of TRUSTED_PROXIES
+}
 
 func (t rpc) receive(req *chatRequest) error {
 	if err := t.RecvMsg(req); err != nil {
@@ -294,12 +297,13 @@ func (t rpc) receive(req *chatRequest) error {
 
 func (t rpc) name() string { return transportGRPC }
 
-// opened sends a response without events too: nginx would keep the header alone until something follows it.
+// opened sends a response without events too if a proxy passes it on: nginx keeps a header alone until something follows it.
 func (t rpc) opened() error {
-	if err := t.SendHeader(nil); err != nil {
-		return err
+	err := t.SendHeader(nil)
+	if err == nil && t.proxied {
+		err = t.SendMsg(&frame{})
 	}
-	return t.SendMsg(&frame{})
+	return err
 }
 
 func (t rpc) send(s *session, spans []span) error {

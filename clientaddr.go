@@ -82,6 +82,12 @@ func (p proxies) clientOfCall(ctx context.Context) netip.Addr {
 	return p.client(peerAddr(from.Addr.String()), metadata.ValueFromIncomingContext(ctx, forwardedFor))
 }
 
+// carry tells whether a gRPC call comes through a trusted proxy.
+func (p proxies) carry(ctx context.Context) bool {
+	from, ok := peer.FromContext(ctx)
+	return ok && p.trusts(peerAddr(from.Addr.String()))
+}
+
 // peerAddr returns the plain address of a TCP connection's other end, HOST:PORT. It is not valid if that is something else.
 func peerAddr(hostPort string) netip.Addr {
 	a, err := netip.ParseAddrPort(hostPort)

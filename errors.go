@@ -99,6 +99,8 @@ var (
 	errWrongPassword = errInvalidCredentials.saying("The password is wrong.")
 )
 
+var errTooManyOpen = errRateLimited.saying(fmt.Sprintf("Your address has %d calls without a token already.", maxOpenCalls))
+
 // What the frames of a WebSocket can lack.
 var (
 	errSocketToken   = errTokenMissing.saying("The first frame has no room token: send {\"token\":\"…\"}.")

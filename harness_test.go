@@ -36,6 +36,7 @@ const asProgram = "GRPCCHATTER_TEST_AS_PROGRAM"
 // onDatabase chooses one of the two rounds.
 var onDatabase = flag.String("database", "", "sqlite or postgres: run the tests on this one only")
 
+// slow lets the tests run that are not worth their time at every run.
 var slow = flag.Bool("slow", os.Getenv("SLOW_TESTS") != "", "run the tests that take long too; SLOW_TESTS=1 in the environment says the same")
 
 func TestMain(m *testing.M) {

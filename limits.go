@@ -239,3 +239,42 @@ func (k *known) has(account, address string) bool {
 	defer k.mu.Unlock()
 	return slices.Contains(k.addresses[a], at)
 }
+
+// maxOpenCalls is how many gRPC calls that ask for no token one address may have at a time: a request that never ends takes
+// memory.
+const maxOpenCalls = 100
+
+// concurrent bounds how many there are at a time of one key. A nil *concurrent bounds nothing. It is safe for concurrent use.
+type concurrent struct {
+	most int
+
+	mu sync.Mutex // guards the field below
+	of map[string]int
+}
+
+func newConcurrent(most int) *concurrent { return &concurrent{most: most, of: map[string]int{}} }
+
+// enter returns false if there are too many of a key already. Otherwise leave has to follow.
+func (c *concurrent) enter(key string) bool {
+	if c == nil {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[key] >= c.most {
+		return false
+	}
+	c.of[key]++
+	return true
+}
+
+func (c *concurrent) leave(key string) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[key]--; c.of[key] == 0 {
+		delete(c.of, key)
+	}
+}

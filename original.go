@@ -29,7 +29,7 @@ func originalDesc() *grpc.ServiceDesc {
 	desc.Streams = []grpc.StreamDesc{{
 		StreamName: "Chat",
 		Handler: func(srv any, ss grpc.ServerStream) error {
-			return srv.(*chatServer).serve(ss.Context(), originalRPC{rpc{ss}}, true)
+			return srv.(*chatServer).serve(ss.Context(), originalRPC{rpc{ServerStream: ss}}, true)
 		},
 		ServerStreams: true,
 		ClientStreams: true,

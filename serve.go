@@ -147,6 +147,9 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		return nil, err
 	}
 	auth.stopped, auth.metrics, auth.trusted = s.stopped, s.metrics, cfg.Proxies
+	if cfg.RateLimits {
+		auth.open = newConcurrent(maxOpenCalls)
+	}
 	passwords := newPasswords()
 	limits := cfg.Limits
 	s.metrics.count(limits)

@@ -439,7 +439,7 @@ func TestPageAfterRestore(t *testing.T) {
 func TestPageRateLimited(t *testing.T) {
 	t.Parallel()
 	b := startBrowser(t)
-	p, metrics := startMeasured(t, "--rate-limits=on", "--limit-messages-per-user=3+1/700ms")
+	p, metrics := startMeasured(t, "--rate-limits=on", "--limit-messages-per-user=3+1/3s")
 	ann := b.open("ann", "http://"+p.addr+"/")
 	ann.register("ann")
 	ann.createRoom("Tea", "")

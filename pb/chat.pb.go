@@ -743,9 +743,8 @@ func (x *ChatStart) GetAfterSeq() uint64 {
 }
 
 type ChatResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first response of a stream has none: it says that the session is open.
-	Events        []*ChatEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*ChatEvent           `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

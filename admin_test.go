@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 
 	"github.com/grpcchatter/grpcchatter/pb"
@@ -29,6 +31,31 @@ func moderation(room, name string) map[string]string {
 		"findUsers": "/admin/users", "changeUser": "/admin/users/" + name, "resetPassword": "/admin/users/" + name + "/password",
 		"endSessions": "/admin/users/" + name + "/sessions", "findRooms": "/admin/rooms", "listAudit": "/admin/audit",
 	}
+}
+
+// limitedModeration returns what an owner is answered that has no message left: a server that runs has thousands.
+func limitedModeration(t *testing.T) map[string]restAnswer {
+	t.Helper()
+	s := inProcessServer(t)
+	s.chat.limits.message = newLimiter(rate.Every(time.Hour), 1)
+	owner, err1 := s.store.addUser(t.Context(), "owner", "x", roleUser)
+	_, err2 := s.store.addUser(t.Context(), "eve", "x", roleUser)
+	err3 := s.store.addRoom(t.Context(), "ROOM", "x", "x", owner.ID)
+	token, err4 := s.chat.auth.userToken(owner)
+	if err := errors.Join(err1, err2, err3, err4, s.chat.limits.message.take(userKey(owner.ID))); err != nil {
+		t.Fatal(err)
+	}
+	answers := map[string]restAnswer{}
+	for id, method := range map[string]string{"changeRoom": "PATCH", "removeMember": "DELETE", "ban": "PUT", "unban": "DELETE"} {
+		req := httptest.NewRequest(method, moderation("/rooms/ROOM", "eve")[id], strings.NewReader(`{"room_name":"y"}`))
+		req.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		s.rest.handler().ServeHTTP(w, req)
+		a := restAnswer{status: w.Code, header: w.Header(), body: w.Body.Bytes()}
+		_ = json.Unmarshal(a.body, &a.json) // c.check looks at it
+		answers[id] = a
+	}
+	return answers
 }
 
 // must makes a call that has to end with a status and, of an error, with a code.
@@ -234,8 +261,9 @@ func (p *serverProcess) oddUsers(names ...string) (tokens map[string]string) {
 	}
 	defer st.close()
 	tokens = map[string]string{}
+	hash := hashPassword(testPassword)
 	for _, name := range names {
-		if _, err := st.addUser(p.t.Context(), name, hashPassword(testPassword), roleUser); err != nil {
+		if _, err := st.addUser(p.t.Context(), name, hash, roleUser); err != nil {
 			p.t.Fatal(err)
 		}
 		_, answer := p.rest("POST", "/login", map[string]string{"user_name": name, "password": testPassword})
@@ -361,13 +389,15 @@ func TestOddNamesInPaths(t *testing.T) {
 	tokens := r.oddUsers(names...)
 	tokens[".."] = r.login("..")
 	for name, token := range tokens {
-		for _, segment := range []string{url.PathEscape(name), strings.ReplaceAll(url.PathEscape(name), ".", "%2E"), url.PathEscape(name) + "%20"} {
+		joinRoom(t, r.api, token, r.code)
+		for i, segment := range []string{strings.ReplaceAll(url.PathEscape(name), ".", "%2E"), url.PathEscape(name), url.PathEscape(name) + "%20"} {
 			if (name == "." || name == "..") && !strings.Contains(segment, "%") || name == " x" && strings.HasSuffix(segment, "%20") {
 				continue
 			}
-			joinRoom(t, r.api, token, r.code)
 			path := "/rooms/" + r.code
-			wantList(t, name, column(r.must(200, "", "GET", path+"/members", r.users["owner"], ""), "members", "user_name"), slices.Sorted(slices.Values([]string{name, "owner"}))...)
+			if i == 0 {
+				wantList(t, name, column(r.must(200, "", "GET", path+"/members", r.users["owner"], ""), "members", "user_name"), slices.Sorted(slices.Values([]string{name, "owner"}))...)
+			}
 			r.must(200, "", "PUT", path+"/bans/"+segment, r.users["owner"], "")
 			wantList(t, name, column(r.must(200, "", "GET", path+"/bans", r.users["owner"], ""), "bans", "user_name"), name)
 			r.must(200, "", "DELETE", path+"/bans/"+segment, r.users["owner"], "")

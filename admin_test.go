@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 
 	"github.com/grpcchatter/grpcchatter/pb"
@@ -37,12 +36,12 @@ func moderation(room, name string) map[string]string {
 func limitedModeration(t *testing.T) map[string]restAnswer {
 	t.Helper()
 	s := inProcessServer(t)
-	s.chat.limits.message = newLimiter(rate.Every(time.Hour), 1)
+	s.chat.limits.messagesPerUser = newLimiter("messages_per_user", 1, time.Hour)
 	owner, err1 := s.store.addUser(t.Context(), "owner", "x", roleUser)
 	_, err2 := s.store.addUser(t.Context(), "eve", "x", roleUser)
 	err3 := s.store.addRoom(t.Context(), "ROOM", "x", "x", owner.ID)
 	token, err4 := s.chat.auth.userToken(owner)
-	if err := errors.Join(err1, err2, err3, err4, s.chat.limits.message.take(userKey(owner.ID))); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, take(try{s.chat.limits.messagesPerUser, userKey(owner.ID)})); err != nil {
 		t.Fatal(err)
 	}
 	answers := map[string]restAnswer{}

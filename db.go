@@ -162,11 +162,18 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 			return s.adopt(ctx, tx)
 		}
 		version, err := s.version(ctx, tx)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case version != schemaVersion && !o.Exclusive: // it is a server's of that version, which could not start again
+			return olderSchema(version)
 		}
 		return s.upgrade(ctx, tx, version, schemaVersion)
 	})
+}
+
+func olderSchema(version int) error {
+	return fmt.Errorf("it was made by an older version of grpcchatter (its schema is %d, this program's %d): start the server on it once", version, schemaVersion)
 }
 
 // schemaSteps are the statements that make of each version the next, the first of an empty database.
@@ -183,7 +190,7 @@ func (s *store) current(ctx context.Context) error {
 	}
 	version, err := s.version(ctx, s.r)
 	if err == nil && version != schemaVersion {
-		err = fmt.Errorf("it was made by an older version of grpcchatter (its schema is %d, this program reads %d): start the server on it once", version, schemaVersion)
+		err = olderSchema(version)
 	}
 	return err
 }

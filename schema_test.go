@@ -49,14 +49,23 @@ func TestOldSchemas(t *testing.T) {
 			if pgServer == nil {
 				defer wantSameSchema(t, openData(t, filepath.Dir(restored)), openData(t, fresh))
 			}
-			if version < schemaVersion { // and export leaves the data as it is, which is a running server's perhaps
-				status, out, errOut := runProgram(t, old, nil, "", "export", "--database-url="+databaseURL(t, old))
-				wantFailure(t, status, out, errOut, "older version")
+			if version < schemaVersion { // other commands leave the data as it is, which is a running server's perhaps
+				for _, command := range [][]string{{"export"}, {"user", "list"}, {"user", "disable", "ann"}} {
+					status, out, errOut := runProgram(t, old, nil, "", append(command, "--database-url="+databaseURL(t, old))...)
+					wantFailure(t, status, out, errOut, "older version")
+				}
 				if err := made.w.QueryRow(`SELECT version FROM schema_version`).Scan(&its); err != nil || its != version {
-					t.Errorf("export has made version %d of it, %v", its, err)
+					t.Errorf("a command has made version %d of it, %v", its, err)
 				}
 			}
 			if err := made.close(); err != nil {
+				t.Fatal(err)
+			}
+			server, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, old), Synchronous: "full", Exclusive: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := server.close(); err != nil {
 				t.Fatal(err)
 			}
 			list := mustRun(t, old, "", "user", "list", "--database-url="+databaseURL(t, old))

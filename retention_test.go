@@ -3,8 +3,12 @@ package main
 import (
 	"database/sql"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 
 	"github.com/grpcchatter/grpcchatter/client"
 	"github.com/grpcchatter/grpcchatter/pb"
@@ -150,5 +154,73 @@ func TestRetention(t *testing.T) {
 		if want++; m.Body == "here I am" {
 			break
 		}
+	}
+}
+
+// The page where older messages were removed: it shows what is left and asks for no more, whatever it has read.
+func TestPageAfterRetention(t *testing.T) {
+	t.Parallel()
+	b := startBrowser(t)
+	s := startServer(t, "--log-level=debug")
+	api := pb.NewGRPCChatterClient(s.connect())
+	ann := s.login("ann")
+	code := createRoom(t, api, ann)
+	token := joinRoom(t, api, ann, code)
+	post := func(from, to int) (bodies []string) {
+		t.Helper()
+		for i := from; i <= to; i++ {
+			bodies = append(bodies, fmt.Sprint("message ", i))
+			if a := s.call("POST", "/rooms/"+code+"/messages", token, fmt.Sprintf(`{"body":%q}`, bodies[len(bodies)-1])); a.status != 200 {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+		}
+		return bodies
+	}
+	change := func(statements ...string) {
+		t.Helper()
+		db := openData(t, s.dir)
+		execSQL(t, db, statements...)
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := post(1, 220)[200:]
+	change(`DELETE FROM messages WHERE seq <= 200`, `UPDATE rooms SET purged_seq = 200`)
+	before := len(s.logText())
+	p := b.open("ann", "http://"+s.addr+"/#"+code)
+	p.fill("#user-name", "ann")
+	p.fill("#password", testPassword)
+	p.click("#sign-in-submit")
+	eventually(t, patience, "what is left", func() bool { return slices.Equal(p.messages(), left) })
+	p.awaitText("#start", "Older messages were removed")
+	time.Sleep(time.Second)
+	if n := strings.Count(s.logText()[before:], "GET /rooms/{short_code}/messages"); n > 5 {
+		t.Errorf("the page has asked %d times for 20 messages", n)
+	}
+
+	s.kill() // while the page is away, there come more, and the first of them are removed too
+	change(`INSERT INTO messages (room_id, seq, user_id, sent_at, body)
+		SELECT room_id, seq + 5, user_id, sent_at, 'message ' || (seq + 5) FROM messages WHERE seq > 215`,
+		`DELETE FROM messages WHERE seq <= 223`, `UPDATE rooms SET purged_seq = 223`)
+	s.start()
+	shows := func(want ...string) {
+		t.Helper()
+		eventually(t, patience, fmt.Sprint(want), func() bool { return slices.Equal(p.messages(), want) })
+	}
+	shows("message 224", "message 225")
+	post(226, 226)
+	shows("message 224", "message 225", "message 226")
+
+	s.kill() // and then all of them
+	change(`DELETE FROM messages`, `UPDATE rooms SET purged_seq = 226`)
+	s.start()
+	p.do(chromedp.Reload())
+	p.awaitText("#start", "Older messages were removed")
+	shows()
+	post(227, 227)
+	shows("message 227")
+	time.Sleep(time.Second)
+	if n := strings.Count(s.logText()[before:], "GET /rooms/{short_code}/messages"); n > 20 {
+		t.Errorf("the page has asked %d times for messages", n)
 	}
 }

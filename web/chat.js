@@ -331,8 +331,9 @@ export class Chat {
     setText(find("room-code"), room.code);
     find("delete-room").hidden = !room.owned && !this.#session.admin;
     find("timeline").ariaLabel = `Messages in ${room.name}`;
-    find("start").dataset.state = !room.history.loaded || room.history.stretch.first > 1 ? "loading" : "beginning";
-    setText(find("start-title"), `This is the beginning of ${room.name}`);
+    find("start").dataset.state = room.history.loaded && room.history.stretch.begins ? "beginning" : "loading";
+    const removed = room.history.stretch.oldest > 1;
+    setText(find("start-title"), removed ? "Older messages were removed" : `This is the beginning of ${room.name}`);
     setText(find("typing"), typingText(room.typing));
     this.#drawPresent(room);
   }

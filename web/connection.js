@@ -13,8 +13,7 @@ const atLeast = { RATE_LIMITED: 2_000, STORAGE_FULL: 5_000 };
  * It is driven by its handlers:
  * - `token(refused)` resolves to a room token, a new one when the last was refused, or rejects with an ApiError;
  * - `cursor()` is the last seq received in order: the session resumes after it;
- * - `received(events)` handles a frame, and returns false when it does not follow the cursor: then the session
- *   is resumed;
+ * - `received(events)` handles a frame;
  * - `changed()` tells that `state` is another; at "open" it is time to send what is not acknowledged;
  * - `ended(error)` tells that there is nothing to come back to, as the room, the membership or the log-in is gone:
  *   `error` is an ApiError, or has its `code`, and mostly its `message`.
@@ -97,9 +96,8 @@ export class Connection {
       clearTimeout(this.#timer);
       this.#settling = setTimeout(() => (this.#tries = 0), settled);
     }
-    if (!this.#handlers.received(JSON.parse(data).events ?? [])) {
-      this.#wait("");
-    } else if (opened) {
+    this.#handlers.received(JSON.parse(data).events ?? []);
+    if (opened) {
       this.reason = "";
       this.#become("open"); // after the events: what they acknowledge is not to be sent again
     }

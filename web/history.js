@@ -60,7 +60,7 @@ export class History {
     if (this.loaded || this.#loading) return;
     const unread = Math.max(0, this.lastSeq - readSeq);
     const begin = (messages) => this.#begin(messages);
-    if (unread > mostUnread) this.#load(() => this.#page(readSeq + mostUnread, page), begin);
+    if (unread > mostUnread) this.#load(() => this.#firstUnread(readSeq), begin);
     else this.#load(() => this.#page(0, unread + firstPage), begin);
   }
 
@@ -73,7 +73,7 @@ export class History {
 
   /** Loads the messages before those in memory. */
   loadOlder() {
-    if (this.#loading || !this.loaded || this.stretch.first <= 1) return;
+    if (this.#loading || !this.loaded || this.stretch.begins) return;
     this.#load(() => this.#page(this.stretch.first, page), (older) => {
       this.stretch.prepend(older);
       this.stretch.keepOldest(mostInMemory);
@@ -88,6 +88,7 @@ export class History {
       return;
     }
     this.#load(() => this.#pageAfter(this.stretch.last), (newer) => {
+      if (!newer.length) this.loaded = false; // they were removed meanwhile
       this.stretch.append(newer);
       this.stretch.keepNewest(mostInMemory);
     });
@@ -106,7 +107,7 @@ export class History {
   }
 
   #begin(messages) {
-    this.stretch.replace(messages);
+    this.stretch.replace(messages, this.lastSeq + 1);
     this.loaded = true;
   }
 
@@ -142,6 +143,12 @@ export class History {
 
   async #page(beforeSeq, limit) {
     return (await this.#handlers.page(beforeSeq, limit)).map(Message.fromHistory);
+  }
+
+  // Where the first unread messages were removed, the end is all that is known to be there.
+  async #firstUnread(readSeq) {
+    const messages = await this.#page(readSeq + mostUnread, page);
+    return messages.length ? messages : this.#page(0, page);
   }
 
   // Pages go backwards, and may be short: ask until the answer joins on.

@@ -81,7 +81,7 @@ export class Room extends EventTarget {
   get messages() {
     const { stretch, loaded, complete } = this.history;
     // The message before the first one is only there to tell how that one looks: whose it follows, and on which day.
-    const stored = stretch.first > 1 ? stretch.list.slice(1) : stretch.list;
+    const stored = stretch.begins ? stretch.list : stretch.list.slice(1);
     return complete || !loaded || this.view?.atEnd ? stored.concat(this.outbox) : stored;
   }
 
@@ -314,7 +314,7 @@ export class Room extends EventTarget {
     for (const event of events) {
       switch (event.kind) {
         case "MESSAGE":
-          if (!this.#receivedMessage(event, arrived)) return false;
+          this.#receivedMessage(event, arrived);
           break;
         case "REJECTED": {
           const message = this.outbox.find(({ id }) => id === event.clientMessageId);
@@ -337,7 +337,6 @@ export class Room extends EventTarget {
     }
     if (arrived.length) this.dispatchEvent(Object.assign(new Event("arrived"), { messages: arrived }));
     this.#changed();
-    return true;
   }
 
   #receivedMessage(event, arrived) {
@@ -345,8 +344,8 @@ export class Room extends EventTarget {
     const own = this.isOwn(event);
     const written = own && this.outbox.find(({ id }) => id === event.clientMessageId);
     if (written) this.#settle(written);
-    if (seq <= this.#cursor) return true; // a resend, answered with the seq that the message already had
-    if (seq > this.#cursor + 1) return false;
+    if (seq <= this.#cursor) return; // a resend, answered with the seq that the message already had
+    if (seq > this.#cursor + 1) this.history.require(seq); // what is between was removed
 
     const message = written || Message.fromEvent(event);
     if (written) written.stored(event);
@@ -356,7 +355,6 @@ export class Room extends EventTarget {
     if (own) this.#setRead(Math.max(seq, this.readSeq));
     else arrived.push(message);
     this.history.arrived(message, this.view === null || this.view.atEnd);
-    return true;
   }
 
   /** Draws the line "new messages" above messages that arrived unseen, if everything before them was read. */

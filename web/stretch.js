@@ -5,7 +5,14 @@
 export class Stretch {
   /** The seq of the first message. An empty stretch is before it: of an empty room, 1. */
   first = 1;
+  /** There is no message before this seq: 1, unless older ones were removed. */
+  oldest = 1;
   list = [];
+
+  /** Whether there is nothing before it. */
+  get begins() {
+    return this.first <= this.oldest;
+  }
 
   get last() {
     return this.first + this.list.length - 1;
@@ -16,14 +23,16 @@ export class Stretch {
     return this.list[seq - this.first];
   }
 
-  /** Begins anew with a page of history. */
-  replace(page) {
-    this.first = page.length ? page[0].seq : 1;
+  /** Begins anew with a page of history, or before the seq `next` if the page is empty: then there is no message. */
+  replace(page, next) {
+    this.first = page.length ? page[0].seq : next;
+    if (!page.length) this.oldest = next;
     this.list = page;
   }
 
-  /** Adds an older page; what does not join on is left out. */
+  /** Adds an older page; what does not join on is left out. An empty one says that there is nothing older. */
   prepend(page) {
+    if (!page.length) this.oldest = this.first;
     const older = page.filter((message) => message.seq < this.first);
     if (!older.length || older.at(-1).seq !== this.first - 1) return;
     this.list = older.concat(this.list);

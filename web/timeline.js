@@ -135,7 +135,7 @@ export class Timeline {
 
   #looks({ history: { stretch }, lineAfter }) {
     const looks = new Uint8Array(this.#items.length);
-    let before = stretch.first > 1 ? stretch.list[0] : null;
+    let before = stretch.begins ? null : stretch.list[0];
     this.#items.forEach((message, i) => {
       looks[i] = lookOf(message, before, lineAfter);
       before = message;

@@ -1,8 +1,8 @@
-import { AccountDialog, AdminDialog, deleteQuestion } from "./accounts.js";
+import { AccountDialog } from "./account.js";
 import { codeInAddress, codeOf, setAddress } from "./address.js";
 import { Composer } from "./composer.js";
 import { dayOf } from "./dates.js";
-import { Ask, FormDialog, copyField } from "./dialogs.js";
+import { Ask, FormDialog, copyField, deleteQuestion } from "./dialogs.js";
 import { el, oncePerFrame, setText } from "./dom.js";
 import { Session } from "./session.js";
 import { RoomSettings } from "./settings.js";
@@ -42,7 +42,6 @@ export class Chat {
       this.#dialogs[name] = new FormDialog(find(`${name}-dialog`));
     }
     const ask = new Ask(find("ask-dialog"));
-    const admin = new AdminDialog(find("admin-dialog"), this.#session, ask);
     const settings = new RoomSettings(find("settings-dialog"), this.#session, ask, (room) => this.#roomLeft(room));
     const own = new AccountDialog(find("account-dialog"), this.#session, ask, {
       onToken: (token) => {
@@ -54,9 +53,9 @@ export class Chat {
         setAddress("");
         onLeave("Your account is deleted.");
       },
-      onAdmin: () => admin.open(),
+      onAdmin: () => this.#openAdmin(),
     });
-    Object.assign(this.#dialogs, { ask, admin, settings, account: own });
+    Object.assign(this.#dialogs, { ask, settings, account: own });
     this.#timeline = new Timeline(find("timeline"), find("messages"), {
       onEdit: (message) => {
         this.#session.current.discard(message);
@@ -263,6 +262,17 @@ export class Chat {
     const room = this.#session.current;
     const deleted = await this.#dialogs.ask.ask(deleteQuestion(room.name), () => this.#session.delete(room));
     if (deleted) this.#roomLeft(room);
+  }
+
+  // Few are ADMINs: it is loaded when one asks for it.
+  async #openAdmin() {
+    try {
+      const { AdminDialog } = await import("./admin.js");
+      this.#dialogs.admin ??= new AdminDialog(find("admin-dialog"), this.#session, this.#dialogs.ask);
+      this.#dialogs.admin.open();
+    } catch {
+      notify("The server does not answer. Try again in a moment.");
+    }
   }
 
   #roomGone(room, error) {

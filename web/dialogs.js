@@ -105,3 +105,9 @@ export async function copyField(field) {
     return document.execCommand("copy");
   }
 }
+
+/** What is asked before a room is deleted. */
+export function deleteQuestion(name) {
+  const text = "The room and all its messages are deleted, for everybody and for good.";
+  return { title: `Delete “${name}”?`, text, confirm: "Delete room", danger: true };
+}

@@ -39,6 +39,14 @@ var onDatabase = flag.String("database", "", "sqlite or postgres: run the tests 
 // slow lets the tests run that are not worth their time at every run.
 var slow = flag.Bool("slow", os.Getenv("SLOW_TESTS") != "", "run the tests that take long too; SLOW_TESTS=1 in the environment says the same")
 
+// size is how much a test does: all that RELIABILITY.md names with -slow, and less without.
+func size(less, all int) int {
+	if *slow {
+		return all
+	}
+	return less
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()

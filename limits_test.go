@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -155,7 +154,7 @@ func TestLoginFlood(t *testing.T) {
 	r := newChatRoom(t, nil, "alice")
 	s := openSession(t, r.api, r.tokens["alice"], -1)
 	bob := r.login("bob")
-	const n = 200
+	n := size(200, 500)
 	var flood sync.WaitGroup
 	var mu sync.Mutex
 	answers := map[string]int{}
@@ -218,13 +217,10 @@ func TestLoginFlood(t *testing.T) {
 	}
 }
 
-// logins is how many log-ins of each kind TestLoginTiming measures. The target of 5 % needs 200 of them on a
-// quiet machine.
-var logins = flag.Int("logins", 40, "log-ins that TestLoginTiming measures of each kind")
-
 // An unknown user costs the time of a known one, so that nobody finds out who has an account (reliability:
 // timing; fault 6). A hash that is left out would be a difference of nearly all.
 func TestLoginTiming(t *testing.T) {
+	logins := size(40, 200)
 	p := startServer(t)
 	p.login("known")
 	type timed struct {
@@ -235,7 +231,7 @@ func TestLoginTiming(t *testing.T) {
 	var difference float64
 	for range 3 { // a busy machine may disturb one try, not each
 		var known, unknown []time.Duration
-		for i := range *logins {
+		for i := range logins {
 			pair := []timed{{"known", &known}, {fmt.Sprint("unknown", i), &unknown}}
 			if rand.IntN(2) == 0 { // or each kind would meet what the other one leaves behind, such as a collection of garbage
 				slices.Reverse(pair)
@@ -251,7 +247,7 @@ func TestLoginTiming(t *testing.T) {
 		}
 		a, b := median(known), median(unknown)
 		difference = max(float64(a)/float64(b), float64(b)/float64(a)) - 1
-		t.Logf("median of %d log-ins: known %s, unknown %s: a difference of %.1f %%", *logins, a, b, difference*100)
+		t.Logf("median of %d log-ins: known %s, unknown %s: a difference of %.1f %%", logins, a, b, difference*100)
 		if difference < 0.25 {
 			return
 		}

@@ -38,11 +38,9 @@ func openRequest(t testing.TB, api pb.GRPCChatterClient, roomToken string, first
 	ctx, cancel := context.WithTimeout(withToken(t.Context(), roomToken), 2*patience)
 	stream, err := api.Chat(ctx)
 	if err == nil {
-		if err = stream.Send(first); errors.Is(err, io.EOF) {
-			err = nil // the server has ended it already: read finds out why
-		}
+		err = stream.Send(first)
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, io.EOF) { // refused already: read tells why
 		_, err = stream.Header()
 	}
 	if err != nil {

@@ -129,8 +129,9 @@ func TestModeration(t *testing.T) {
 // Once a ban is answered, nothing of the banned is stored any more: not what its streams have sent, not what it posts, and
 // not what a stream sends that it opens or a join that it makes at the same moment.
 func TestBanUnderLoad(t *testing.T) {
-	const rounds = 2
+	const rounds = 1
 	r := newChatRoom(t, nil, "owner", "eve")
+	var ids atomic.Int64
 	path := "/rooms/" + r.code
 	db := r.openReadOnly()
 	stored := func() (n int) {
@@ -153,8 +154,8 @@ func TestBanUnderLoad(t *testing.T) {
 			noise.Go(func() {
 				for ctx.Err() == nil {
 					stream, err := api.Chat(withToken(ctx, token))
-					for n := 0; err == nil && n < 300; n++ {
-						err = stream.Send(&pb.ChatRequest{Body: "x", ClientMessageId: fmt.Sprint(round, i, n)})
+					for n := 0; err == nil && n < 20; n++ {
+						err = stream.Send(&pb.ChatRequest{Body: "x", ClientMessageId: fmt.Sprint(ids.Add(1))})
 					}
 					if stream != nil && err == nil && i == 1 {
 						_ = stream.CloseSend() // and leave at once, with messages on their way
@@ -177,7 +178,7 @@ func TestBanUnderLoad(t *testing.T) {
 				a := r.call("POST", path+"/join", r.users["eve"], `{"room_password":"room"}`)
 				if a.code() == "ROOM_ACCESS_DENIED" {
 					return // each costs a hash
-				} else if a.status != 200 {
+				} else if a.status != 200 && a.status != 503 {
 					t.Errorf("join: %d %s", a.status, a.body)
 				}
 				time.Sleep(5 * time.Millisecond)

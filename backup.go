@@ -40,11 +40,8 @@ func (c *backupCommand) Run(ctx context.Context, std stdio) error {
 
 // write makes the backup under another name beside its own, which it gets when it is whole and on the disk.
 func (c *backupCommand) write(ctx context.Context, from *store, progress io.Writer) (found contents, size int64, err error) {
-	switch state, err := from.inspect(ctx, from.w); {
-	case err != nil:
-		return found, 0, err
-	case state != stateOurs:
-		return found, 0, fmt.Errorf("the database %s holds no data of grpcchatter", from.place)
+	if err := from.ours(ctx, from.w); err != nil {
+		return found, 0, fmt.Errorf("cannot back up the database %s: %w", from.place, err)
 	}
 	if err := c.checkName(from.place); err != nil {
 		return found, 0, err

@@ -111,6 +111,7 @@ type storeOptions struct {
 	Create      bool   // make a new database where there is none
 	Exclusive   bool   // as a server: only one process at a time
 	Adopt       bool   // take over a database of the original project
+	Upgrade     bool   // bring an older version's schema up to date
 	Bare        bool   // leave the schema as it is, which may be that of an older version
 	ReadOnly    bool   // change nothing, and read this version only; there is no w
 	Log         *slog.Logger
@@ -157,7 +158,7 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 		case state == stateEmpty:
 			return s.upgrade(ctx, tx, 0, schemaVersion)
 		case state == stateOriginal && !o.Adopt:
-			return errors.New("it is the original project's: start the server on it, which takes it over")
+			return errOriginal
 		case state == stateOriginal:
 			return s.adopt(ctx, tx)
 		}
@@ -165,12 +166,14 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 		switch {
 		case err != nil:
 			return err
-		case version != schemaVersion && !o.Exclusive: // it is a server's of that version, which could not start again
+		case version != schemaVersion && !o.Upgrade: // it is a server's of that version, which could not start again
 			return olderSchema(version)
 		}
 		return s.upgrade(ctx, tx, version, schemaVersion)
 	})
 }
+
+var errOriginal = errors.New("it is the original project's: start the server on it, which takes it over")
 
 func olderSchema(version int) error {
 	return fmt.Errorf("it was made by an older version of grpcchatter (its schema is %d, this program's %d): start the server on it once", version, schemaVersion)
@@ -179,14 +182,23 @@ func olderSchema(version int) error {
 // schemaSteps are the statements that make of each version the next, the first of an empty database.
 func schemaSteps() []string { return strings.Split(schemaSQL, "\n-- Version ") }
 
-// current returns an error if the database is not of this program's version.
-func (s *store) current(ctx context.Context) error {
-	state, err := s.inspect(ctx, s.r)
-	switch {
+// ours returns an error if the database does not hold our tables, of whatever version.
+func (s *store) ours(ctx context.Context, q querier) error {
+	switch state, err := s.inspect(ctx, q); {
 	case err != nil:
 		return err
+	case state == stateOriginal:
+		return errOriginal
 	case state != stateOurs:
 		return errors.New("it holds no data of grpcchatter")
+	}
+	return nil
+}
+
+// current returns an error if the database is not of this program's version.
+func (s *store) current(ctx context.Context) error {
+	if err := s.ours(ctx, s.r); err != nil {
+		return err
 	}
 	version, err := s.version(ctx, s.r)
 	if err == nil && version != schemaVersion {

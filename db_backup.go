@@ -79,7 +79,7 @@ func (s *store) check(ctx context.Context) (c contents, err error) {
 	if err := checkIntegrity(ctx, s.w); err != nil {
 		return c, err
 	}
-	if err := s.migrate(ctx, storeOptions{Exclusive: true}); err != nil {
+	if err := s.migrate(ctx, storeOptions{Upgrade: true}); err != nil {
 		return c, err
 	}
 	for _, t := range copiedTables(schemaVersion) {

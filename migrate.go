@@ -96,11 +96,14 @@ func (c *migrateCommand) Run(ctx context.Context, std stdio) error {
 		return errors.New("--from and --to are the same database")
 	}
 	log := slog.New(slog.NewTextHandler(std.err, nil))
-	from, err := openStore(ctx, storeOptions{URL: c.From, Synchronous: "full", Exclusive: true, Log: log})
+	from, err := openStore(ctx, storeOptions{URL: c.From, Synchronous: "full", Exclusive: true, Bare: true, Log: log})
 	if err != nil {
 		return err
 	}
 	defer from.close()
+	if err := from.ours(ctx, from.w); err != nil {
+		return fmt.Errorf("cannot copy the database %s: %w", from.place, err)
+	}
 	report, err := c.fill(ctx, from, log, std.err)
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ func TestOldSchemas(t *testing.T) {
 					status, out, errOut := runProgram(t, old, nil, "", append(command, "--database-url="+databaseURL(t, old))...)
 					wantFailure(t, status, out, errOut, "older version")
 				}
+				mustRun(t, old, "", "migrate", "--from="+databaseURL(t, old), "--to=sqlite:"+filepath.Join(t.TempDir(), "moved.db"))
 				if err := made.w.QueryRow(`SELECT version FROM schema_version`).Scan(&its); err != nil || its != version {
 					t.Errorf("a command has made version %d of it, %v", its, err)
 				}
@@ -61,7 +62,7 @@ func TestOldSchemas(t *testing.T) {
 			if err := made.close(); err != nil {
 				t.Fatal(err)
 			}
-			server, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, old), Synchronous: "full", Exclusive: true})
+			server, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, old), Synchronous: "full", Exclusive: true, Upgrade: true})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -120,7 +120,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		}
 		s.plain = cfg.Timeouts.httpServer(s.certs.handler(), log)
 	}
-	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Adopt: true, Log: log, Metrics: s.metrics})
+	s.store, err = openStore(ctx, storeOptions{URL: databaseURL, Synchronous: cfg.Synchronous, Create: true, Exclusive: true, Adopt: true, Upgrade: true, Log: log, Metrics: s.metrics})
 	if err != nil {
 		return nil, err
 	}

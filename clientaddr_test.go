@@ -193,7 +193,7 @@ func TestHSTS(t *testing.T) {
 	}
 }
 
-// A thousand entries take no time to speak of, wherever the stranger is.
+// Tens of thousands of entries are read once: by every pair of them it would take hours.
 func TestManyForwarded(t *testing.T) {
 	trusted, err := parseProxies(strings.TrimSuffix(strings.Repeat("192.0.2.1,", 100), ",") + ",10.0.0.0/8")
 	if err != nil {
@@ -204,7 +204,7 @@ func TestManyForwarded(t *testing.T) {
 	if got := trusted.client(netip.MustParseAddr("10.0.0.3"), forwarded); got != netip.MustParseAddr("10.0.0.1") {
 		t.Error(got)
 	}
-	if d := time.Since(began); d > 2*time.Second {
+	if d := time.Since(began); d > patience {
 		t.Errorf("65,536 entries take %s", d)
 	}
 }

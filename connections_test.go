@@ -91,13 +91,17 @@ func TestConnectionLimits(t *testing.T) {
 		}
 		_ = mine[0].Close()
 		eventually(t, patience, "who goes makes room", func() bool { return admits("127.0.0.1", p.addr) })
-		for range 15 { // 4 and 1 are there
+		counted := func(n float64) func() bool {
+			return func() bool {
+				got, _ := scrape(t, measured)
+				return got.value("grpcchatter_connections", "transport", "new") == n
+			}
+		}
+		eventually(t, patience, "who tried is gone", counted(5))
+		for range 15 {
 			dialFrom(t, "127.0.0.9", p.addr)
 		}
-		eventually(t, patience, "all are counted", func() bool {
-			got, _ := scrape(t, measured)
-			return got.value("grpcchatter_connections", "transport", "new") == 20
-		})
+		eventually(t, patience, "all are counted", counted(20))
 		for _, from := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.9"} {
 			if admits(from, p.addr) {
 				t.Error("the 21st connection is open")

@@ -219,6 +219,7 @@ func unusable(source string) (value, says string) {
 // Each key refuses its bad values with an error that names the key, before anything is made (design: "an
 // unknown or bad value is an error that names the key").
 func TestConfigBadValues(t *testing.T) {
+	onlySQLite(t)
 	dir := inFolder(t)
 	short, empty := filepath.Join(dir, "short"), filepath.Join(dir, "empty")
 	for name, content := range map[string]string{short: strings.Repeat("s", 31) + "\n", empty: ""} {

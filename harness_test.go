@@ -39,9 +39,10 @@ var onDatabase = flag.String("database", "", "sqlite or postgres: run the tests 
 // slow lets the tests run that are not worth their time at every run.
 var slow = flag.Bool("slow", os.Getenv("SLOW_TESTS") != "", "run the tests that take long too; SLOW_TESTS=1 in the environment says the same")
 
-// size is how much a test does: all that RELIABILITY.md names with -slow, and less without.
+// size is how much a test does: all that RELIABILITY.md names with -slow; less without, and with the race detector, which makes
+// everything take five times as long.
 func size(less, all int) int {
-	if *slow {
+	if *slow && !raceDetector {
 		return all
 	}
 	return less

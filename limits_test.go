@@ -220,6 +220,7 @@ func TestLoginFlood(t *testing.T) {
 // An unknown user costs the time of a known one, so that nobody finds out who has an account (reliability:
 // timing; fault 6). A hash that is left out would be a difference of nearly all.
 func TestLoginTiming(t *testing.T) {
+	onlySQLite(t)
 	logins := size(40, 200)
 	p := startServer(t)
 	p.login("known")

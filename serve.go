@@ -291,6 +291,9 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 		l := patientListener{s.plainListener, s.conns}
 		serving.Go(func() { s.serve("AUTOCERT_HTTP_ADDR", s.plain.Serve(l)) })
 	}
+	if s.certificate != nil {
+		background.Go(func() { s.certificate.tend(ctx) })
+	}
 	if s.certs != nil {
 		for _, domain := range s.cfg.Autocert.Domains {
 			background.Go(func() { s.certs.tend(ctx, domain) })

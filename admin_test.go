@@ -27,16 +27,16 @@ func moderation(room, name string) map[string]string {
 	}
 }
 
-// limitedModeration returns what an owner is answered that has no message left: a server that runs has thousands.
+// limitedModeration returns what an owner is answered that has no change left: a server that runs has a hundred.
 func limitedModeration(t *testing.T) map[string]restAnswer {
 	t.Helper()
 	s := inProcessServer(t)
-	s.chat.limits.messagesPerUser = newLimiter("messages_per_user", 1, time.Hour)
+	s.chat.limits.roomsPerUser = newLimiter("rooms_per_user", 1, time.Hour)
 	owner, err1 := s.store.addUser(t.Context(), "owner", "x", roleUser)
 	_, err2 := s.store.addUser(t.Context(), "eve", "x", roleUser)
 	err3 := s.store.addRoom(t.Context(), "ROOM", "x", "x", owner.ID)
 	token, err4 := s.chat.auth.userToken(owner)
-	if err := errors.Join(err1, err2, err3, err4, take(try{s.chat.limits.messagesPerUser, userKey(owner.ID)})); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, take(try{s.chat.limits.roomsPerUser, userKey(owner.ID)})); err != nil {
 		t.Fatal(err)
 	}
 	answers := map[string]restAnswer{}

@@ -55,9 +55,11 @@ func (s settings) autocert(c config, fail func(string, ...any), bad func(key, ru
 			}
 		}
 	}
-	for key, value := range map[string]string{"AUTOCERT_EMAIL": s.AutocertEmail, "AUTOCERT_DIRECTORY": s.AutocertDirectory, "AUTOCERT_HTTP_ADDR": s.AutocertHTTPAddr} {
-		if value != "" && s.AutocertDomain == "" {
-			fail("%s: %q is set, but AUTOCERT_DOMAIN is not", key, value)
+	for _, other := range []struct{ key, value string }{
+		{"AUTOCERT_EMAIL", s.AutocertEmail}, {"AUTOCERT_DIRECTORY", s.AutocertDirectory}, {"AUTOCERT_HTTP_ADDR", s.AutocertHTTPAddr},
+	} {
+		if other.value != "" && s.AutocertDomain == "" {
+			fail("%s: %q is set, but AUTOCERT_DOMAIN is not", other.key, other.value)
 		}
 	}
 	if a.Domains != nil && c.TLSCert != "" {

@@ -70,7 +70,7 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 	if err := take(try{s.limits.roomsPerUser, userKey(callerOf(ctx).user.ID)}); err != nil {
 		return nil, err
 	}
-	hash, err := s.passwords.hash(ctx, password)
+	hash, err := s.passwords.hash(ctx, hashingBy(callerOf(ctx).user), password)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 		return roomRow{}, err
 	}
 	// Where there is no room, the hash is empty: one answer, in the same time. Who is banned gets it too.
-	ok, err := s.passwords.check(ctx, room.Hash, password)
+	ok, err := s.passwords.check(ctx, hashingBy(u), room.Hash, password)
 	ok = ok && !room.IsBanned
 	if ok || err != nil {
 		giveBack(tries...)

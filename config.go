@@ -43,7 +43,7 @@ type settings struct {
 	MetricsAddr         string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
 	MessageRetention    string `env:"MESSAGE_RETENTION" placeholder:"DURATION|N" help:"How old messages are removed: those older than a duration, such as 720h; all but the newest N of a room; or both, by comma. Default: they are kept for ever."`
 	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
-	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether the limits named LIMIT_… hold."`
+	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether the limits by address and by user hold."`
 	LogLevel            string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat           string `env:"LOG_FORMAT" default:"text" placeholder:"text|json" help:"How the log on stderr is written."`
 	SQLiteSynchronous   string `name:"sqlite-synchronous" env:"SQLITE_SYNCHRONOUS" default:"full" placeholder:"full|normal" help:"full: what was acknowledged survives a power failure. normal: it survives a crash of the process."`

@@ -50,7 +50,7 @@ type store struct {
 
 // engine is what the two databases do differently.
 type engine interface {
-	// types are what stands for the words in braces of schema.sql, in turn.
+	// types are what stands for the words in braces of schema.sql and of queries, in turn.
 	types() []string
 	// state tells what a database holds, by the names of its tables.
 	state(ctx context.Context, q querier) (state, error)

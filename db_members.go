@@ -21,7 +21,7 @@ func (s *store) changeRoom(ctx context.Context, by user, id int64, may func(room
 		if err := unchanged(ctx, tx, by); err != nil {
 			return err
 		}
-		if err := holdRoom(ctx, tx, id); err != nil {
+		if err := s.holdRoom(ctx, tx, id); err != nil {
 			return err
 		}
 		room, err := scanRoom(tx.QueryRowContext(ctx, selectRoom+`r.id = $2`, by.ID, id))
@@ -178,9 +178,11 @@ func (s *store) roomUsers(ctx context.Context, query string, roomID int64) (list
 
 // leaveAll takes an account that is being deleted out of all rooms. Those that it owns pass to the member with the oldest
 // account; those without another member are deleted, and returned.
-func leaveAll(ctx context.Context, tx *sql.Tx, u user) (deleted []int64, entries []auditEntry, err error) {
+func (s *store) leaveAll(ctx context.Context, tx *sql.Tx, u user) (deleted []int64, entries []auditEntry, err error) {
 	// As holdRoom: nobody can join them, or make it the owner of one, until the commit.
-	if _, err := tx.ExecContext(ctx, `UPDATE rooms SET name = name WHERE id IN (SELECT room_id FROM members WHERE user_id = $1)`, u.ID); err != nil {
+	var held int
+	if err := tx.QueryRowContext(ctx, s.inDialect(`SELECT count(*) FROM (SELECT id FROM rooms
+		WHERE id IN (SELECT room_id FROM members WHERE user_id = $1) ORDER BY id {for_update}) h`), u.ID).Scan(&held); err != nil {
 		return nil, nil, err
 	}
 	rows, err := tx.QueryContext(ctx, selectRoom+`r.owner_id = $2 ORDER BY r.id`, u.ID, u.ID)

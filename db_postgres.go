@@ -152,6 +152,7 @@ func (*postgresEngine) types() []string {
 		"{bytes}", "bytea",
 		" {clustered}", "",
 		"{bytewise}", `COLLATE "C"`,
+		"{for_update}", "FOR NO KEY UPDATE",
 	}
 }
 

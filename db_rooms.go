@@ -41,7 +41,7 @@ func scanRoom(row scanner, more ...any) (r roomRow, err error) {
 // was deleted.
 func (s *store) addRoom(ctx context.Context, code, name, hash string, ownerID int64) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if err := holdUser(ctx, tx, ownerID); err != nil {
+		if err := s.holdUser(ctx, tx, ownerID); err != nil {
 			return err
 		}
 		var id int64
@@ -129,10 +129,10 @@ func (s *store) standing(ctx context.Context, userID, roomID int64) (version int
 // the user is banned.
 func (s *store) addMember(ctx context.Context, roomID, userID int64) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if err := holdUser(ctx, tx, userID); err != nil {
+		if err := s.holdUser(ctx, tx, userID); err != nil {
 			return err
 		}
-		if err := holdRoom(ctx, tx, roomID); err != nil {
+		if err := s.holdRoom(ctx, tx, roomID); err != nil {
 			return err
 		}
 		room, err := scanRoom(tx.QueryRowContext(ctx, selectRoom+`r.id = $2`, userID, roomID))
@@ -147,14 +147,18 @@ func (s *store) addMember(ctx context.Context, roomID, userID int64) error {
 	})
 }
 
-// holdRoom and holdUser change nothing, but keep a row as it is until the commit: PostgreSQL would let others change it
-// meanwhile. A transaction that needs both begins with the user. errNotFound: it was deleted.
-func holdRoom(ctx context.Context, tx *sql.Tx, id int64) error {
-	return one(tx.ExecContext(ctx, `UPDATE rooms SET name = name WHERE id = $1 AND short_code IS NOT NULL`, id))
+// holdRoom and holdUser keep a row as it is until the commit: PostgreSQL would let others change it meanwhile. A transaction
+// that needs both begins with the user. sql.ErrNoRows: it was deleted.
+func (s *store) holdRoom(ctx context.Context, tx *sql.Tx, id int64) error {
+	return s.hold(ctx, tx, `SELECT id FROM rooms WHERE id = $1 AND short_code IS NOT NULL {for_update}`, id)
 }
 
-func holdUser(ctx context.Context, tx *sql.Tx, id int64) error {
-	return one(tx.ExecContext(ctx, `UPDATE users SET disabled = disabled WHERE id = $1 AND NOT deleted`, id))
+func (s *store) holdUser(ctx context.Context, tx *sql.Tx, id int64) error {
+	return s.hold(ctx, tx, `SELECT id FROM users WHERE id = $1 AND NOT deleted {for_update}`, id)
+}
+
+func (s *store) hold(ctx context.Context, tx *sql.Tx, query string, id int64) error {
+	return tx.QueryRowContext(ctx, s.inDialect(query), id).Scan(&id)
 }
 
 // one returns errNotFound for a statement that has found no row.

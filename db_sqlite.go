@@ -174,6 +174,7 @@ func (*sqliteEngine) types() []string {
 		"{bytes}", "text",
 		"{clustered}", "WITHOUT ROWID",
 		"{bytewise}", "COLLATE BINARY",
+		"{for_update}", "", // there is one writer
 	}
 }
 

@@ -196,12 +196,15 @@ func (s *store) deleteUser(ctx context.Context, u user) (after user, deletedRoom
 		if after, err = s.lockUser(ctx, tx, u, u.Name); err != nil {
 			return err
 		}
+		if err := s.holdUser(ctx, tx, u.ID); err != nil { // who is about to join a room, or to make one, comes before or not at all
+			return err
+		}
 		after.Role, after.Disabled, after.Deleted = roleUser, true, true
 		if err := keepAdmin(ctx, tx, u, after); err != nil {
 			return err
 		}
 		var entries []auditEntry
-		if deletedRooms, entries, err = leaveAll(ctx, tx, u); err != nil {
+		if deletedRooms, entries, err = s.leaveAll(ctx, tx, u); err != nil {
 			return err
 		}
 		if after.Name, err = nameOfDeleted(ctx, tx, u.ID); err != nil {

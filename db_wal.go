@@ -32,7 +32,9 @@ func (e *sqliteEngine) boundWAL(ctx context.Context, log *slog.Logger, limit int
 			continue
 		}
 		switch cut, err := e.cutWAL(ctx); {
-		case err != nil && ctx.Err() == nil:
+		case ctx.Err() != nil:
+			return
+		case err != nil:
 			log.Error("the database's log cannot be cut", "cause", err)
 			wait = walPauseMost
 		case !cut:

@@ -57,13 +57,13 @@ var (
 	errOverloaded          = &apiError{"OVERLOADED", codes.Unavailable, 503, "The server is checking many passwords now: try again in a moment.", 2 * time.Second, ""}
 	errDatabaseUnavailable = &apiError{"DATABASE_UNAVAILABLE", codes.Unavailable, 503, "The server's database does not answer: try again.", time.Second, ""}
 	errShuttingDown        = &apiError{"SHUTTING_DOWN", codes.Unavailable, 503, "The server is shutting down: connect again.", time.Second, ""}
-	errStalled             = &apiError{"STALLED", codes.Unavailable, 503, "This stream was not read for 8 s: connect again, and resume after the last seq that you have.", 100 * time.Millisecond, ""}
+	errStalled             = &apiError{"STALLED", codes.Unavailable, 503, fmt.Sprintf("This stream was not read for %d s: connect again, and resume after the last seq that you have.", wholeSeconds(stallLimit)), 100 * time.Millisecond, ""}
 	errForeignOrigin       = &apiError{"FOREIGN_ORIGIN", codes.PermissionDenied, 403, "A page of another server must not do this: open the chat at this server's own address.", 0, ""}
 	errNeedsHTTPS          = &apiError{"HTTPS_REQUIRED", codes.InvalidArgument, 400, "Use https: this address only tells browsers to.", 0, ""}
 	errNotAWebSocket       = &apiError{"UPGRADE_REQUIRED", codes.InvalidArgument, 426, "This path speaks WebSocket (RFC 6455, version 13): connect to it with ws:// or wss://.", 0, ""}
 	errNotText             = &apiError{"UNSUPPORTED_DATA", codes.InvalidArgument, 415, "A frame has to be text: the JSON of a ChatRequest.", 0, ""}
 	errNotAFrame           = &apiError{"PROTOCOL_ERROR", codes.InvalidArgument, 400, "This is no frame of a WebSocket (RFC 6455).", 0, ""}
-	errPingTimeout         = &apiError{"PING_TIMEOUT", codes.Unavailable, 408, "The connection did not answer a ping within 10 s: connect again.", 0, ""}
+	errPingTimeout         = &apiError{"PING_TIMEOUT", codes.Unavailable, 408, fmt.Sprintf("The connection did not answer a ping within %d s: connect again.", wholeSeconds(pingTimeout)), 0, ""}
 	errInternal            = &apiError{"INTERNAL", codes.Internal, 500, "Something went wrong in the server.", 0, ""}
 )
 
@@ -105,7 +105,7 @@ var errTooManyOpen = errRateLimited.saying(fmt.Sprintf("Your address has %d call
 var (
 	errSocketToken   = errTokenMissing.saying("The first frame has no room token: send {\"token\":\"…\"}.")
 	errNotARequest   = errInvalidJSON.saying("A frame has to be the JSON of a ChatRequest.")
-	errFrameTooLarge = errBodyTooLarge.saying("The frame is too large; the first one, which holds the token, may have 16 KiB and MAX_MESSAGE_SIZE.")
+	errFrameTooLarge = errBodyTooLarge.saying(fmt.Sprintf("The frame is too large; the first one, which holds the token, may have %d KiB and MAX_MESSAGE_SIZE.", maxBody>>10))
 )
 
 // retryIn is errRateLimited with the time to wait, for a person too: the end of a WebSocket has no other place for it.

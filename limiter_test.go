@@ -165,7 +165,7 @@ type asking struct {
 
 func (a *asking) ask(lane int, key string) {
 	go func() {
-		err := a.p.run(withHashing(context.Background(), lane, key), func() {
+		err := a.p.run(context.Background(), hashing{lane, key}, func() {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.served = append(a.served, key)
@@ -249,12 +249,12 @@ func TestHashQueueEnds(t *testing.T) {
 		p.busy = p.workers // with hashes that take long, as they do when the machine is busy with other things
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		if _, err := p.hash(ctx, testPassword); !errors.Is(err, errOverloaded) {
+		if _, err := p.hash(ctx, hashing{laneKnown, "a"}, testPassword); !errors.Is(err, errOverloaded) {
 			t.Errorf("a hash that does not get its turn: %v, want OVERLOADED", err)
 		}
 		ctx, cancel = context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if _, err := p.hash(ctx, testPassword); !errors.Is(err, context.Canceled) {
+		if _, err := p.hash(ctx, hashing{laneKnown, "a"}, testPassword); !errors.Is(err, context.Canceled) {
 			t.Errorf("a hash whose caller is gone: %v", err)
 		}
 		if n := p.lanes[laneKnown].n; n != 0 || len(p.lanes[laneKnown].keys) != 0 {

@@ -50,8 +50,8 @@ func listen(key, addr string, secure *tls.Config, conns *connections, handshake 
 	}
 	m := cmux.New(root)
 	m.SetReadTimeout(handshake)
-	// By the preface alone, of which plainCredentials relies on it that no more is read here. By the content type, grpc-go's clients would wait for SETTINGS that do not come
-	// before the match (cmux #64).
+	// By the preface alone: plainCredentials relies on no more being read, and grpc-go's clients would wait for SETTINGS if it
+	// were by content type (cmux #64).
 	return &listener{Listener: root, secure: secure != nil, mux: m, grpc: m.Match(cmux.HTTP2()), http: m.Match(cmux.Any())}, nil
 }
 

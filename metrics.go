@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
@@ -65,7 +66,7 @@ func newMetrics() *metrics {
 	m.sessions = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "grpcchatter_sessions", Help: "Open sessions (Chat streams and WebSockets)."}, []string{"transport"})
 	m.opened = counters("sessions_opened_total", "Sessions that were opened.", "transport")
 	m.resumed = counter("sessions_resumed_total", "Sessions that were opened with after_seq.")
-	m.stalled = counter("sessions_stalled_total", "Sessions that were cut because their client did not read for 8 s.")
+	m.stalled = counter("sessions_stalled_total", fmt.Sprintf("Sessions that were cut because their client did not read for %d s.", wholeSeconds(stallLimit)))
 	m.stored = counter("messages_stored_total", "Messages that were stored.")
 	m.commit = histogram("commit_seconds", "Time from the begin of a batch to its commit, synced.", times)
 	m.batch = histogram("batch_messages", "Messages of a commit.", prometheus.ExponentialBuckets(1, 2, 13))

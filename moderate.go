@@ -92,7 +92,8 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 	if err != nil {
 		return roomRow{}, err
 	}
-	if err := take(try{s.limits.messagesPerUser, userKey(u.ID)}); err != nil {
+	// As a new room: it is a row of the audit log, which nothing deletes, and perhaps a hash.
+	if err := take(try{s.limits.roomsPerUser, userKey(u.ID)}); err != nil {
 		return roomRow{}, err
 	}
 	if to.Owner != nil {
@@ -103,10 +104,7 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 		change.Owner = &owner // without an id, it is no member
 	}
 	if to.RoomPassword != nil {
-		if err := take(try{s.limits.roomsPerUser, userKey(u.ID)}); err != nil { // as a new room, it is a hash
-			return roomRow{}, err
-		}
-		hash, err := s.passwords.hash(ctx, *to.RoomPassword)
+		hash, err := s.passwords.hash(ctx, hashingBy(u), *to.RoomPassword)
 		if err != nil {
 			return roomRow{}, err
 		}
@@ -174,7 +172,7 @@ func (s *chatServer) inRoom(ctx context.Context, shortCode, name string, may fun
 	}
 	u, err = s.userNamed(ctx, name)
 	if err = cmp.Or(may(room, u), err); err == nil {
-		err = take(try{s.limits.messagesPerUser, userKey(by.ID)}) // each is a row of the audit log
+		err = take(try{s.limits.roomsPerUser, userKey(by.ID)}) // as changeRoom
 	}
 	return room, u, err
 }

@@ -72,29 +72,17 @@ func newPasswords() *passwords {
 	return &passwords{workers: max(1, runtime.NumCPU()/2)}
 }
 
-type hashingKey struct{}
-
+// hashing says in which lane a caller waits, and by which key.
 type hashing struct {
 	lane int
 	key  string
 }
 
-// withHashing says in which lane and by which key a call waits that has no token.
-func withHashing(ctx context.Context, lane int, key string) context.Context {
-	return context.WithValue(ctx, hashingKey{}, hashing{lane, key})
-}
-
-// hashingOf returns what withHashing said, or the lane of those who are known and the caller's key.
-func hashingOf(ctx context.Context) hashing {
-	if h, ok := ctx.Value(hashingKey{}).(hashing); ok {
-		return h
-	}
-	return hashing{laneKnown, "user " + userKey(callerOf(ctx).user.ID)}
-}
+// hashingBy is how a user waits whose token was checked.
+func hashingBy(u user) hashing { return hashing{laneKnown, "user " + userKey(u.ID)} }
 
 // run waits for its turn and calls fn. errOverloaded: too many wait already.
-func (p *passwords) run(ctx context.Context, fn func()) error {
-	h := hashingOf(ctx)
+func (p *passwords) run(ctx context.Context, h hashing, fn func()) error {
 	t, err := p.enter(h)
 	if err != nil {
 		return err
@@ -220,8 +208,8 @@ func (l *lane) pop() *turn {
 }
 
 // hash returns a PHC string of a new salt and the password.
-func (p *passwords) hash(ctx context.Context, password string) (hash string, err error) {
-	err = p.run(ctx, func() { hash = hashPassword(password) })
+func (p *passwords) hash(ctx context.Context, h hashing, password string) (hash string, err error) {
+	err = p.run(ctx, h, func() { hash = hashPassword(password) })
 	return hash, err
 }
 
@@ -235,8 +223,8 @@ func hashPassword(password string) string {
 }
 
 // check tells whether password is the one of hash. An empty hash is nobody's, and costs the same time.
-func (p *passwords) check(ctx context.Context, hash, password string) (ok bool, err error) {
-	err = p.run(ctx, func() { ok = checkPassword(hash, password) })
+func (p *passwords) check(ctx context.Context, h hashing, hash, password string) (ok bool, err error) {
+	err = p.run(ctx, h, func() { ok = checkPassword(hash, password) })
 	return ok, err
 }
 

@@ -258,7 +258,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	if _, err := s.store.userByName(r.Context(), c.UserName); err == nil {
 		return nil, errNameTaken
 	}
-	hash, err := s.passwords.hash(withHashing(r.Context(), laneStrangers, address), c.Password)
+	hash, err := s.passwords.hash(r.Context(), hashing{laneStrangers, address}, c.Password)
 	if err != nil {
 		return nil, err
 	}
@@ -298,7 +298,7 @@ func (s *restServer) verify(r *http.Request, name, password string) (u user, err
 	if err := take(tries...); err != nil {
 		return u, err
 	}
-	ctx := context.WithValue(r.Context(), hashingKey{}, hashing)
+	ctx := r.Context()
 	guessed := false
 	defer func() {
 		if !guessed {
@@ -309,7 +309,7 @@ func (s *restServer) verify(r *http.Request, name, password string) (u user, err
 		return u, err
 	}
 	// An unknown user has an empty hash, which takes as long to refuse.
-	ok, err := s.passwords.check(ctx, u.Hash, password)
+	ok, err := s.passwords.check(ctx, hashing, u.Hash, password)
 	switch {
 	case err != nil:
 		return u, err
@@ -321,7 +321,7 @@ func (s *restServer) verify(r *http.Request, name, password string) (u user, err
 		return u, errAccountDisabled
 	}
 	if isBcrypt(u.Hash) {
-		if hash, err := s.passwords.hash(ctx, password); err == nil {
+		if hash, err := s.passwords.hash(ctx, hashing, password); err == nil {
 			if err := s.store.replaceHash(ctx, u.ID, u.Hash, hash); err != nil {
 				s.log.WarnContext(ctx, "an old password hash could not be replaced", "user", u.ID, "cause", err)
 			}

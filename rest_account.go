@@ -56,7 +56,7 @@ func (s *restServer) changePassword(r *http.Request) (any, error) {
 
 // setPassword gives an account another password, and returns the account as it is then. by is who does it.
 func (s *restServer) setPassword(r *http.Request, by user, name, password string) (user, error) {
-	hash, err := s.passwords.hash(r.Context(), password)
+	hash, err := s.passwords.hash(r.Context(), hashingBy(by), password)
 	if err != nil {
 		return user{}, err
 	}

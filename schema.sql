@@ -79,6 +79,8 @@ CREATE TABLE bans (
     created_at {timestamp} NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (room_id, user_id)
 );
+CREATE INDEX bans_user ON bans (user_id);
+CREATE INDEX rooms_owner ON rooms (owner_id);
 
 -- Names as they were then: what they name may be gone.
 CREATE TABLE audit_log (

@@ -273,7 +273,7 @@ func (s *server) welcome(out io.Writer) {
 		address = "https://" + s.cfg.Autocert.Domains[0]
 		fmt.Fprintf(out, "Its certificates are for %s\n", strings.Join(s.cfg.Autocert.Domains, ", "))
 	}
-	fmt.Fprintf(out, "To chat, open that address in a browser, or type in another terminal:  %s chat --server %s\n", self, address)
+	fmt.Fprintf(out, "To chat, open %s in a browser, or type in another terminal:  %s chat --server %s\n", address, self, address)
 	fmt.Fprintln(out, "To stop, press Ctrl-C.")
 }
 
@@ -291,6 +291,9 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 		l := patientListener{s.plainListener, s.conns}
 		serving.Go(func() { s.serve("AUTOCERT_HTTP_ADDR", s.plain.Serve(l)) })
 	}
+	if s.certificate != nil {
+		background.Go(func() { s.certificate.tend(ctx) })
+	}
 	if s.certs != nil {
 		for _, domain := range s.cfg.Autocert.Domains {
 			background.Go(func() { s.certs.tend(ctx, domain) })
@@ -306,7 +309,11 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	background.Go(func() { s.refresh(ctx) })
 	background.Go(func() { s.store.tend(ctx, s.log) })
 	s.welcome(out)
-	s.log.Info("ready", "listen", s.cfg.Listen, "data", s.store.place, "max_connections", s.conns.most)
+	var addrs []string
+	for _, l := range s.listeners {
+		addrs = append(addrs, l.Addr().String())
+	}
+	s.log.Info("ready", "listen", addrs, "data", s.store.place, "max_connections", s.conns.most)
 	s.notify("READY=1")
 
 	select {

@@ -1,28 +1,29 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// certCheck is how often a certificate's files are looked at, at most.
+// certCheck is how often a certificate's files are looked at.
 const certCheck = time.Second
 
-// certificate is that of TLS_CERT and TLS_KEY. It is read again when one of the files changes, as by a renewal. It is safe
-// for concurrent use.
+// certificate is that of TLS_CERT and TLS_KEY. It is safe for concurrent use.
 type certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
-	now               func() time.Time
+	loaded            atomic.Pointer[loadedCertificate]
+}
 
-	mu      sync.Mutex // guards the fields below
-	cert    *tls.Certificate
-	version [2]fileVersion
-	checked time.Time
+// loadedCertificate is a certificate with what its files were like when it was read.
+type loadedCertificate struct {
+	cert  tls.Certificate
+	files [2]fileVersion
 }
 
 type fileVersion struct {
@@ -32,61 +33,58 @@ type fileVersion struct {
 
 // loadCertificate reads a certificate and its key, both in PEM.
 func loadCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
-	c := &certificate{certFile: certFile, keyFile: keyFile, log: log, now: time.Now}
-	if err := c.load(); err != nil {
-		return nil, fmt.Errorf("TLS_CERT, TLS_KEY: %w", err)
-	}
-	return c, nil
+	c := &certificate{certFile: certFile, keyFile: keyFile, log: log}
+	return c, c.reload()
 }
 
-// load reads the files, if they have changed. An error leaves the certificate as it is.
-func (c *certificate) load() error {
-	c.checked = c.now()
-	var version [2]fileVersion
+// read reads the files, unless they are as they were before. An error leaves the certificate as it is.
+func (c *certificate) read(before [2]fileVersion) (changed bool, err error) {
+	var files [2]fileVersion
 	for i, name := range []string{c.certFile, c.keyFile} {
 		info, err := os.Stat(name)
 		if err != nil {
-			return err
+			return false, fmt.Errorf("TLS_CERT, TLS_KEY: %w", err)
 		}
-		version[i] = fileVersion{info.ModTime(), info.Size()}
+		files[i] = fileVersion{info.ModTime(), info.Size()}
 	}
-	if version == c.version {
-		return nil
+	if files == before {
+		return false, nil
 	}
 	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
-		return err
+		return false, fmt.Errorf("TLS_CERT, TLS_KEY: %s and %s: %w", c.certFile, c.keyFile, err)
 	}
-	c.cert, c.version = &cert, version
-	return nil
+	c.loaded.Store(&loadedCertificate{cert, files})
+	return true, nil
 }
 
 // reload reads the files at once, whether they look changed or not. An error leaves the certificate as it is.
 func (c *certificate) reload() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	before := c.version
-	c.version = [2]fileVersion{}
-	if err := c.load(); err != nil {
-		c.version = before
-		return fmt.Errorf("TLS_CERT, TLS_KEY: %w", err)
+	_, err := c.read([2]fileVersion{})
+	return err
+}
+
+// tend reads the files again when one of them changes, as by a renewal, until ctx ends.
+func (c *certificate) tend(ctx context.Context) {
+	told := ""
+	for pause(ctx, certCheck) == nil {
+		changed, err := c.read(c.loaded.Load().files)
+		switch {
+		case err == nil:
+			told = ""
+			if changed {
+				c.log.Info("the certificate was read again", "until", c.loaded.Load().cert.Leaf.NotAfter)
+			}
+		case err.Error() != told:
+			told = err.Error()
+			c.log.Error("the certificate cannot be read again: the old one is used", "cause", err)
+		}
 	}
-	return nil
 }
 
 // get is a tls.Config's GetCertificate.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.now().Sub(c.checked) >= certCheck {
-		before := c.cert
-		if err := c.load(); err != nil {
-			c.log.Error("the certificate cannot be read again: the old one is used", "cause", err)
-		} else if c.cert != before {
-			c.log.Info("the certificate was read again", "until", c.cert.Leaf.NotAfter)
-		}
-	}
-	return c.cert, nil
+	return &c.loaded.Load().cert, nil
 }
 
 // tlsConfig speaks HTTP/1.1 with who offers it, browsers and curl, and HTTP/2 with who offers nothing else: gRPC's clients.

@@ -117,7 +117,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("plain HTTP is answered with %s", resp.Status)
 	}
 
-	// Half a new certificate changes nothing; a whole one is used at once, and connections of before go on.
+	// Half a new certificate changes nothing; a whole one is used soon, and connections of before go on.
 	served := func() int64 {
 		c, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
@@ -162,7 +162,7 @@ func TestBadCertificates(t *testing.T) {
 		{"no key", file("cert.pem"), "", "needs its TLS_KEY"},
 		{"no certificate", "", file("key.pem"), "needs its TLS_CERT"},
 		{"no file", file("none.pem"), file("key.pem"), "no such file"},
-		{"half a certificate", file("half.pem"), file("key.pem"), "TLS_CERT"},
+		{"half a certificate", file("half.pem"), file("key.pem"), file("half.pem") + " and " + file("key.pem")},
 		{"a key that does not fit", file("cert.pem"), file("other-key.pem"), "TLS_KEY"},
 		{"a key for a certificate", file("key.pem"), file("key.pem"), "TLS_CERT"},
 	} {

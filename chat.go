@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ type chatServer struct {
 	codeLength int
 	maxMessage int // bytes
 	retention  retention
+	byProxy    *concurrent // streams that proxies pass on, by address; nil: any number
 
 	// The goroutines of all sessions. Those that read submit; those that write end when the committer has.
 	readers, writers sync.WaitGroup
@@ -70,7 +72,7 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 	if err := take(try{s.limits.roomsPerUser, userKey(callerOf(ctx).user.ID)}); err != nil {
 		return nil, err
 	}
-	hash, err := s.passwords.hash(ctx, hashingBy(callerOf(ctx).user), password)
+	hash, err := s.passwords.hash(ctx, hashingOf(ctx), password)
 	if err != nil {
 		return nil, err
 	}
@@ -196,13 +198,17 @@ func (s *chatServer) join(ctx context.Context, u user, shortCode, password strin
 		return room, nil
 	}
 	key := userKey(u.ID)
-	tries := []try{{s.limits.roomPasswordsPerUserAndRoom, key + " " + code}, {s.limits.roomPasswordsPerUser, key}}
+	tries := []try{
+		{s.limits.roomPasswordsPerUserAndRoom, key + " " + code},
+		{s.limits.roomPasswordsPerUser, key},
+		{s.limits.roomPasswordsPerAddress, subscriber(clientAddr(ctx)).String()}, // of any number of accounts
+	}
 	// Counted before it is looked at: else many at once would all be.
 	if err := take(tries...); err != nil {
 		return roomRow{}, err
 	}
 	// Where there is no room, the hash is empty: one answer, in the same time. Who is banned gets it too.
-	ok, err := s.passwords.check(ctx, hashingBy(u), room.Hash, password)
+	ok, err := s.passwords.check(ctx, hashingOf(ctx), room.Hash, password)
 	ok = ok && !room.IsBanned
 	if ok || err != nil {
 		giveBack(tries...)
@@ -276,7 +282,26 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 
 // Chat is the stream of a session.
 func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error {
-	return s.serve(ss.Context(), rpc{ss, s.auth.trusted.carry(ss.Context())}, false)
+	ctx := ss.Context()
+	leave, proxied, err := s.enterByProxy(ctx, peerOfCall(ctx))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.serve(ctx, rpc{ss, proxied}, false)
+}
+
+// enterByProxy counts a stream that a trusted proxy passes on, until leave: the limit of connections by address does not see
+// whose it is.
+func (s *chatServer) enterByProxy(ctx context.Context, peer netip.Addr) (leave func(), proxied bool, err error) {
+	if !s.auth.trusted.trusts(peer) {
+		return func() {}, false, nil
+	}
+	key := subscriber(clientAddr(ctx)).String()
+	if !s.byProxy.enter(key) {
+		return nil, true, errTooManyStreams
+	}
+	return func() { s.byProxy.leave(key) }, true, nil
 }
 
 // rpc carries a stream by gRPC: all events that are to be sent are one frame.

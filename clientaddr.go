@@ -75,17 +75,16 @@ func (p proxies) client(addr netip.Addr, forwarded []string) netip.Addr {
 
 // clientOfCall is client for a gRPC call.
 func (p proxies) clientOfCall(ctx context.Context) netip.Addr {
+	return p.client(peerOfCall(ctx), metadata.ValueFromIncomingContext(ctx, forwardedFor))
+}
+
+// peerOfCall returns the plain address of the connection that a gRPC call comes by.
+func peerOfCall(ctx context.Context) netip.Addr {
 	from, ok := peer.FromContext(ctx)
 	if !ok {
 		return netip.Addr{}
 	}
-	return p.client(peerAddr(from.Addr.String()), metadata.ValueFromIncomingContext(ctx, forwardedFor))
-}
-
-// carry tells whether a gRPC call comes through a trusted proxy.
-func (p proxies) carry(ctx context.Context) bool {
-	from, ok := peer.FromContext(ctx)
-	return ok && p.trusts(peerAddr(from.Addr.String()))
+	return peerAddr(from.Addr.String())
 }
 
 // peerAddr returns the plain address of a TCP connection's other end, HOST:PORT. It is not valid if that is something else.

@@ -26,7 +26,7 @@ var configKeys = []string{"LISTEN_ADDR", "DATABASE_URL", "SECRET", "SECRET_FILE"
 	"METRICS_ADDR", "MESSAGE_RETENTION", "REGISTRATION", "RATE_LIMITS", "LOG_LEVEL", "LOG_FORMAT", "SQLITE_SYNCHRONOUS",
 	"REST_SERVER_ADDRESS", "REST_SERVER_PORT", "GRPC_SERVER_ADDRESS", "GRPC_SERVER_PORT",
 	"LIMIT_LOGINS_PER_ADDRESS", "LIMIT_LOGINS_PER_ACCOUNT_AND_ADDRESS", "LIMIT_LOGINS_PER_ACCOUNT", "LIMIT_REGISTRATIONS_PER_ADDRESS",
-	"LIMIT_ROOM_PASSWORDS_PER_USER_AND_ROOM", "LIMIT_ROOM_PASSWORDS_PER_USER", "LIMIT_ROOMS_PER_USER", "LIMIT_MESSAGES_PER_USER"}
+	"LIMIT_ROOM_PASSWORDS_PER_USER_AND_ROOM", "LIMIT_ROOM_PASSWORDS_PER_USER", "LIMIT_ROOM_PASSWORDS_PER_ADDRESS", "LIMIT_ROOMS_PER_USER", "LIMIT_MESSAGES_PER_USER"}
 
 func flagOf(key string) string { return "--" + strings.ReplaceAll(strings.ToLower(key), "_", "-") }
 
@@ -113,7 +113,7 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	defaults := map[string]string{
 		"logins_per_address": "100+1s", "logins_per_account_and_address": "10+10s", "logins_per_account": "50+1m12s", "registrations_per_address": "200+1s",
-		"room_passwords_per_user_and_room": "20+10s", "room_passwords_per_user": "100+5s", "rooms_per_user": "100+5s", "messages_per_user": "5000+5ms",
+		"room_passwords_per_user_and_room": "20+10s", "room_passwords_per_user": "100+5s", "room_passwords_per_address": "200+2s", "rooms_per_user": "100+5s", "messages_per_user": "5000+5ms",
 	}
 	for _, l := range got.Limits.all() {
 		if limit := fmt.Sprint(l.burst, "+", l.interval); limit != defaults[l.name] {

@@ -16,8 +16,10 @@ import (
 
 	"github.com/coder/websocket"
 	"golang.org/x/net/http2"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/grpcchatter/grpcchatter/client"
 	"github.com/grpcchatter/grpcchatter/pb"
@@ -326,4 +328,53 @@ func TestTLSVersions(t *testing.T) {
 			t.Errorf("%s is taken", suite.Name)
 		}
 	}
+}
+
+// Behind a proxy of TRUSTED_PROXIES, whose connections are not counted by address, its clients' streams are: each of them has
+// as many as it could have connections, and takes nothing from the others.
+func TestStreamsThroughProxy(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	p := startServer(t, "--rate-limits=on", "--trusted-proxies=127.0.0.1", "--max-connections-per-address=3")
+	socket := func(client string) (*websocket.Conn, int) {
+		t.Helper()
+		conn, resp, err := websocket.Dial(t.Context(), "ws://"+p.addr+"/chat", &websocket.DialOptions{HTTPHeader: http.Header{"X-Forwarded-For": {client}}})
+		if err != nil {
+			return nil, resp.StatusCode
+		}
+		t.Cleanup(func() { _ = conn.CloseNow() })
+		return conn, resp.StatusCode
+	}
+	first, _ := socket("192.0.2.1")
+	for range 2 {
+		if _, status := socket("192.0.2.1"); status != http.StatusSwitchingProtocols {
+			t.Errorf("one of the first three: %d", status)
+		}
+	}
+	if _, status := socket("192.0.2.1"); status != http.StatusTooManyRequests {
+		t.Errorf("the fourth: %d, want 429", status)
+	}
+	if _, status := socket("192.0.2.2"); status != http.StatusSwitchingProtocols {
+		t.Errorf("another client: %d", status)
+	}
+	_ = first.CloseNow()
+	eventually(t, patience, "who goes makes room", func() bool {
+		_, status := socket("192.0.2.1")
+		return status == http.StatusSwitchingProtocols
+	})
+	// gRPC counts with them.
+	ctx := metadata.AppendToOutgoingContext(withToken(t.Context(), p.login("ann")), "x-forwarded-for", "192.0.2.1")
+	stream, err := pb.NewGRPCChatterClient(p.dial()).Chat(ctx)
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if reason, _ := reasonOf(err); reason != "TOKEN_INVALID" { // a stranger is told that first
+		t.Errorf("a stream with a user token: %v", err)
+	}
+	code := createRoom(t, pb.NewGRPCChatterClient(p.dial()), p.login("ann"))
+	ctx = metadata.AppendToOutgoingContext(withToken(t.Context(), joinRoom(t, pb.NewGRPCChatterClient(p.dial()), p.login("ann"), code)), "x-forwarded-for", "192.0.2.1")
+	if stream, err = pb.NewGRPCChatterClient(p.dial()).Chat(ctx); err == nil {
+		_, err = stream.Recv()
+	}
+	wantError(t, err, codes.ResourceExhausted, "RATE_LIMITED")
 }

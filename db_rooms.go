@@ -210,10 +210,11 @@ func (s *store) nextRoom(ctx context.Context, id int64) (next int64, err error) 
 	return next, err
 }
 
-// purgeMessages removes the oldest messages of a room as long as they are expired, up to purgeStep of them, and returns
+// purgeMessages removes the oldest messages of a room as far as they are expired, up to purgeStep of them, and returns
 // how many these were. The room's seqs go on as if they were there.
 func (s *store) purgeMessages(ctx context.Context, roomID int64, expired func(seq uint64, sentAt time.Time) bool) (n int, err error) {
 	var last uint64
+	seen, now := 0, time.Now()
 	kept := errors.New("this one is kept")
 	err = s.each(ctx, func(rows *sql.Rows) error {
 		var seq uint64
@@ -221,11 +222,13 @@ func (s *store) purgeMessages(ctx context.Context, roomID int64, expired func(se
 		if err := rows.Scan(&seq, &sentAt); err != nil {
 			return err
 		}
-		if !expired(seq, time.UnixMicro(sentAt)) {
+		seen++
+		switch at := time.UnixMicro(sentAt); {
+		case expired(seq, at):
+			last, n = seq, seen
+		case !at.After(now): // else a clock was wrong then: what follows tells
 			return kept
 		}
-		last = seq
-		n++
 		return nil
 	}, `SELECT seq, sent_at FROM messages WHERE room_id = $1 ORDER BY seq LIMIT $2`, roomID, purgeStep)
 	if err != nil && !errors.Is(err, kept) || n == 0 {

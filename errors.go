@@ -101,6 +101,9 @@ var (
 
 var errTooManyOpen = errRateLimited.saying(fmt.Sprintf("Your address has %d calls without a token already.", maxOpenCalls))
 
+// errTooManyStreams is about those that a proxy passes on.
+var errTooManyStreams = errRateLimited.saying("Your address has too many streams already.")
+
 // What the frames of a WebSocket can lack.
 var (
 	errSocketToken   = errTokenMissing.saying("The first frame has no room token: send {\"token\":\"…\"}.")

@@ -20,6 +20,7 @@ type limitSettings struct {
 	LimitRegistrationsPerAddress     string `env:"LIMIT_REGISTRATIONS_PER_ADDRESS" default:"200+1/1s" placeholder:"LIMIT" help:"New accounts from one address."`
 	LimitRoomPasswordsPerUserAndRoom string `env:"LIMIT_ROOM_PASSWORDS_PER_USER_AND_ROOM" default:"20+1/10s" placeholder:"LIMIT" help:"Wrong passwords of one room by one user."`
 	LimitRoomPasswordsPerUser        string `env:"LIMIT_ROOM_PASSWORDS_PER_USER" default:"100+1/5s" placeholder:"LIMIT" help:"Wrong room passwords, and codes of no room, by one user."`
+	LimitRoomPasswordsPerAddress     string `env:"LIMIT_ROOM_PASSWORDS_PER_ADDRESS" default:"200+1/2s" placeholder:"LIMIT" help:"Wrong room passwords, and codes of no room, from one address."`
 	LimitRoomsPerUser                string `env:"LIMIT_ROOMS_PER_USER" default:"100+1/5s" placeholder:"LIMIT" help:"New rooms of one user, and changes of rooms and their members."`
 	LimitMessagesPerUser             string `env:"LIMIT_MESSAGES_PER_USER" default:"5000+200/1s" placeholder:"LIMIT" help:"Messages of one user."`
 }
@@ -32,6 +33,7 @@ type limits struct {
 	registrationsPerAddress     *limiter
 	roomPasswordsPerUserAndRoom *limiter
 	roomPasswordsPerUser        *limiter
+	roomPasswordsPerAddress     *limiter
 	roomsPerUser                *limiter
 	messagesPerUser             *limiter
 }
@@ -55,6 +57,7 @@ func (s limitSettings) check(bad func(key, rule, value string)) limits {
 		registrationsPerAddress:     limit("LIMIT_REGISTRATIONS_PER_ADDRESS", s.LimitRegistrationsPerAddress),
 		roomPasswordsPerUserAndRoom: limit("LIMIT_ROOM_PASSWORDS_PER_USER_AND_ROOM", s.LimitRoomPasswordsPerUserAndRoom),
 		roomPasswordsPerUser:        limit("LIMIT_ROOM_PASSWORDS_PER_USER", s.LimitRoomPasswordsPerUser),
+		roomPasswordsPerAddress:     limit("LIMIT_ROOM_PASSWORDS_PER_ADDRESS", s.LimitRoomPasswordsPerAddress),
 		roomsPerUser:                limit("LIMIT_ROOMS_PER_USER", s.LimitRoomsPerUser),
 		messagesPerUser:             limit("LIMIT_MESSAGES_PER_USER", s.LimitMessagesPerUser),
 	}
@@ -62,7 +65,7 @@ func (s limitSettings) check(bad func(key, rule, value string)) limits {
 
 func (l limits) all() []*limiter {
 	return []*limiter{l.loginsPerAddress, l.loginsPerAccountAndAddress, l.loginsPerAccount, l.registrationsPerAddress,
-		l.roomPasswordsPerUserAndRoom, l.roomPasswordsPerUser, l.roomsPerUser, l.messagesPerUser}
+		l.roomPasswordsPerUserAndRoom, l.roomPasswordsPerUser, l.roomPasswordsPerAddress, l.roomsPerUser, l.messagesPerUser}
 }
 
 // parseLimit reads BURST+N/PERIOD: how many may come at once, and how long it takes until one more may. Their product
@@ -230,6 +233,13 @@ func (k *known) add(account, address string) {
 		}
 	}
 	k.addresses[a] = latest
+}
+
+// forget drops the addresses of an account.
+func (k *known) forget(account string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.addresses, maphash.String(k.seed, account))
 }
 
 // has tells whether an account was used from an address.

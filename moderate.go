@@ -104,7 +104,7 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 		change.Owner = &owner // without an id, it is no member
 	}
 	if to.RoomPassword != nil {
-		hash, err := s.passwords.hash(ctx, hashingBy(u), *to.RoomPassword)
+		hash, err := s.passwords.hash(ctx, hashingOf(ctx), *to.RoomPassword)
 		if err != nil {
 			return roomRow{}, err
 		}

@@ -29,7 +29,13 @@ func originalDesc() *grpc.ServiceDesc {
 	desc.Streams = []grpc.StreamDesc{{
 		StreamName: "Chat",
 		Handler: func(srv any, ss grpc.ServerStream) error {
-			return srv.(*chatServer).serve(ss.Context(), originalRPC{rpc{ServerStream: ss}}, true)
+			s, ctx := srv.(*chatServer), ss.Context()
+			leave, _, err := s.enterByProxy(ctx, peerOfCall(ctx))
+			if err != nil {
+				return err
+			}
+			defer leave()
+			return s.serve(ctx, originalRPC{rpc{ServerStream: ss}}, true)
 		},
 		ServerStreams: true,
 		ClientStreams: true,

@@ -78,8 +78,11 @@ type hashing struct {
 	key  string
 }
 
-// hashingBy is how a user waits whose token was checked.
-func hashingBy(u user) hashing { return hashing{laneKnown, "user " + userKey(u.ID)} }
+// hashingOf is how the caller of ctx waits, whose token was checked: by address, for one address may have any number of
+// accounts.
+func hashingOf(ctx context.Context) hashing {
+	return hashing{laneKnown, subscriber(clientAddr(ctx)).String()}
+}
 
 // run waits for its turn and calls fn. errOverloaded: too many wait already.
 func (p *passwords) run(ctx context.Context, h hashing, fn func()) error {

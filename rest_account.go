@@ -56,7 +56,7 @@ func (s *restServer) changePassword(r *http.Request) (any, error) {
 
 // setPassword gives an account another password, and returns the account as it is then. by is who does it.
 func (s *restServer) setPassword(r *http.Request, by user, name, password string) (user, error) {
-	hash, err := s.passwords.hash(r.Context(), hashingBy(by), password)
+	hash, err := s.passwords.hash(r.Context(), hashingOf(r.Context()), password)
 	if err != nil {
 		return user{}, err
 	}
@@ -94,6 +94,7 @@ func (s *restServer) deleteAccount(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.known.forget(nameKey(u.Name)) // another one may get the name
 	for _, id := range rooms {
 		s.chat.roomDeleted(id)
 	}

@@ -119,6 +119,9 @@ func (s *restServer) resetPassword(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u.ID == callerOf(ctx).user.ID { // who has stolen the token does not know the password
+		return nil, invalid("user_name", "Change your own password with POST /account/password, which asks for the one that you have.")
+	}
 	if err := checkNewPassword(u.Name, body.NewPassword); err != nil {
 		return nil, err
 	}

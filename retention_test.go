@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"slices"
@@ -157,6 +158,37 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// A message that a clock which was wrong has dated into the future keeps nothing: those behind it tell how old it is.
+func TestRetentionOfTheFuture(t *testing.T) {
+	t.Parallel()
+	st := openStoreIn(t, t.TempDir(), func(ctx context.Context, s *store, tx *sql.Tx) error { return s.upgrade(ctx, tx, 0, schemaVersion) })
+	defer st.close()
+	u, err := st.addUser(t.Context(), "ann", "x", roleUser)
+	if err == nil {
+		err = st.addRoom(t.Context(), "ROOM", "room", "x", u.ID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for i, age := range []time.Duration{3 * time.Hour, -1000 * time.Hour, 3 * time.Hour, -time.Hour, time.Minute, 3 * time.Hour} {
+		if err := st.write(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `INSERT INTO messages (room_id, seq, user_id, sent_at, body) VALUES (1, $1, $2, $3, $4)`, i+1, u.ID, now.Add(-age).UnixMicro(), []byte("x"))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := retention{age: 2 * time.Hour}
+	n, err := st.purgeMessages(t.Context(), 1, func(seq uint64, at time.Time) bool { return r.expired(seq, 6, at, now) })
+	if n != 3 || err != nil {
+		t.Errorf("%d messages are removed (%v), want the first three", n, err)
+	}
+	if last, err := st.lastSeq(t.Context(), 1); last != 6 || err != nil {
+		t.Errorf("the last seq is %d, %v", last, err)
+	}
+}
+
 // The page where older messages were removed: it shows what is left and asks for no more, whatever it has read.
 func TestPageAfterRetention(t *testing.T) {
 	t.Parallel()
@@ -219,6 +251,23 @@ func TestPageAfterRetention(t *testing.T) {
 	shows()
 	post(227, 227)
 	shows("message 227")
+	time.Sleep(time.Second)
+	if n := strings.Count(s.logText()[before:], "GET /rooms/{short_code}/messages"); n > 20 {
+		t.Errorf("the page has asked %d times for messages", n)
+	}
+
+	// Who reads in the middle, while what follows there is removed, gets to what is left.
+	last := post(228, 800)[800-228]
+	eval[bool](p, fmt.Sprintf(`localStorage.setItem("grpcchatter.read/ann/%s", "230"), true`, code))
+	p.do(chromedp.Reload())
+	p.awaitText("#messages", "message 231")
+	change(`DELETE FROM messages WHERE seq <= 600`, `UPDATE rooms SET purged_seq = 600`)
+	before = len(s.logText())
+	eventually(t, patience, "the end", func() bool {
+		eval[bool](p, `(e => { e.scrollTop = e.scrollHeight; return true })(document.querySelector("#timeline"))`)
+		shown := p.messages()
+		return len(shown) > 0 && shown[len(shown)-1] == last
+	})
 	time.Sleep(time.Second)
 	if n := strings.Count(s.logText()[before:], "GET /rooms/{short_code}/messages"); n > 20 {
 		t.Errorf("the page has asked %d times for messages", n)

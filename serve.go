@@ -159,6 +159,9 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	s.metrics.watch(s.hub, s.store)
 	s.chat = &chatServer{store: s.store, auth: auth, passwords: passwords, limits: limits, hub: s.hub, committer: s.committer,
 		log: log, metrics: s.metrics, codeLength: cfg.CodeLength, maxMessage: cfg.MaxMessage, retention: cfg.Retention, deleted: make(chan struct{}, 1)}
+	if cfg.RateLimits {
+		s.chat.byProxy = newConcurrent(cfg.MaxConnectionsPerAddress)
+	}
 	assets, err := assets()
 	if err != nil {
 		return nil, err

@@ -45,6 +45,12 @@ type socket struct {
 func (s *chatServer) serveSocket(w http.ResponseWriter, r *http.Request) {
 	s.sockets.Add(1) // before http.Server lets go of the connection, for whose handler it would wait
 	defer s.sockets.Done()
+	leave, _, err := s.enterByProxy(r.Context(), peerAddr(r.RemoteAddr))
+	if err != nil {
+		writeError(r.Context(), s.log, w, err)
+		return
+	}
+	defer leave()
 	up := &upgrade{ResponseWriter: w}
 	conn, err := websocket.Accept(up, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // the handler of all routes has verified the origin
 	if err != nil {

@@ -88,7 +88,7 @@ export class History {
       return;
     }
     this.#load(() => this.#pageAfter(this.stretch.last), (newer) => {
-      if (!newer.length) this.loaded = false; // they were removed meanwhile
+      if (newer[0]?.seq !== this.stretch.last + 1) this.loaded = false; // those between were removed meanwhile
       this.stretch.append(newer);
       this.stretch.keepNewest(mostInMemory);
     });

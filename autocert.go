@@ -108,7 +108,7 @@ type acmeCertificates struct {
 func newACME(cfg autocertConfig, log *slog.Logger) *acmeCertificates {
 	a := &acmeCertificates{domains: cfg.Domains, log: log}
 	a.manager = &autocert.Manager{
-		Prompt:     autocert.AcceptTOS, // the README says so
+		Prompt:     autocert.AcceptTOS, // OPERATING.md says so
 		HostPolicy: a.allow,
 		Email:      cfg.Email,
 		Client:     &acme.Client{DirectoryURL: cfg.Directory, UserAgent: "grpcchatter"},

@@ -198,7 +198,7 @@ func TestMetrics(t *testing.T) {
 	}
 	if pgServer == nil {
 		testDashboard(t, got)
-		testReadme(t, got)
+		testListed(t, got)
 	}
 }
 
@@ -262,21 +262,21 @@ func testDashboard(t *testing.T, got scraped) {
 	}
 }
 
-// testReadme checks that the README lists all metrics, and no other.
-func testReadme(t *testing.T, got scraped) {
-	text, err := os.ReadFile("README.md")
+// testListed checks that OPERATING.md lists all metrics, and no other.
+func testListed(t *testing.T, got scraped) {
+	text, err := os.ReadFile("OPERATING.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	listed := map[string]bool{}
 	for _, name := range regexp.MustCompile(`grpcchatter_[a-z_]+`).FindAllString(string(text), -1) {
 		if listed[name] = true; got[name] == nil {
-			t.Errorf("the README has a metric %s", name)
+			t.Errorf("OPERATING.md has a metric %s", name)
 		}
 	}
 	for name := range got {
 		if strings.HasPrefix(name, "grpcchatter_") && !listed[name] {
-			t.Errorf("the README does not list %s", name)
+			t.Errorf("OPERATING.md does not list %s", name)
 		}
 	}
 }

@@ -26,16 +26,16 @@ import (
 	"github.com/grpcchatter/grpcchatter/pb"
 )
 
-// snippet returns the block of the README in a language.
+// snippet returns the block of OPERATING.md in a language.
 func snippet(t *testing.T, language string) string {
 	t.Helper()
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile("OPERATING.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := regexp.MustCompile("(?s)```" + language + "\n(.*?)```").FindSubmatch(text)
 	if m == nil {
-		t.Fatalf("the README has no %s", language)
+		t.Fatalf("OPERATING.md has no %s", language)
 	}
 	return string(m[1])
 }
@@ -45,7 +45,7 @@ func replaced(t *testing.T, text string, pairs ...string) string {
 	t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
 		if !strings.Contains(text, pairs[i]) {
-			t.Fatalf("the README's block has no %q", pairs[i])
+			t.Fatalf("OPERATING.md's block has no %q", pairs[i])
 		}
 		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
 	}
@@ -87,7 +87,7 @@ func (p *proxy) stop() {
 	<-p.done
 }
 
-// What the README says about proxies, tried with the real ones: the page, REST, WebSocket and gRPC get through with the client's
+// What OPERATING.md says about proxies, tried with the real ones: the page, REST, WebSocket and gRPC get through with the client's
 // address, which it cannot choose; more streams than a connection may have, and as much in one as somebody has to say; and when
 // the proxy ends, clients resume.
 func TestProxies(t *testing.T) {
@@ -102,7 +102,7 @@ func TestProxies(t *testing.T) {
 			if err != nil && os.Getenv("CI") != "" {
 				t.Fatal(name, " is not installed")
 			} else if err != nil {
-				t.Skipf("SKIPPED: %s is not installed: the README's lines for it are not tested", name)
+				t.Skipf("SKIPPED: %s is not installed: OPERATING.md's lines for it are not tested", name)
 			}
 			t.Parallel()
 			dir := t.TempDir()

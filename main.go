@@ -83,6 +83,7 @@ func parse(args []string, out, errOut io.Writer) (*kong.Context, *commands, erro
 		kong.Description("A chat server in one binary: accounts over REST, rooms and live messages over gRPC."),
 		kong.Writers(out, errOut),
 		kong.Exit(func(int) { exited = true }), // only main exits
+		kong.ValueFormatter(helpOf),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Resolvers(resolver(nil)),
 		kong.Configuration(func(r io.Reader) (kong.Resolver, error) { return configFile(r, keysOf(parser.Model)) }),
@@ -98,6 +99,15 @@ func parse(args []string, out, errOut io.Writer) (*kong.Context, *commands, erro
 		return nil, &cmds, fmt.Errorf("%w (grpcchatter --help shows what there is)", err)
 	}
 	return kctx, &cmds, nil
+}
+
+// helpOf is what --help says of a flag: its default too, which kong leaves out where there is a placeholder.
+func helpOf(value *kong.Value) string {
+	v := *value
+	if v.Default != "" {
+		v.Help += " Default: " + v.Default + "."
+	}
+	return kong.DefaultHelpValueFormatter(&v)
 }
 
 // keysOf lists the configuration keys of the commands that take a --config file.

@@ -216,8 +216,8 @@ func TestHelpAndVersion(t *testing.T) {
 	wantFolder(t, dir, nil)
 }
 
-// Accounts are looked after beside the running server; what is changed holds at once (design: `admin.go`;
-// README: user).
+// Accounts are looked after beside the running server; what is changed holds at once
+// (README: user).
 func TestUserCommands(t *testing.T) {
 	t.Parallel()
 	r := newChatRoom(t, nil, "owner")

@@ -184,22 +184,6 @@ func ownerStays(room roomRow, u user) error {
 	return nil
 }
 
-// expel ends with end what a user has in a room that it is no member of any more, unless err is not nil. When it returns nil,
-// nothing of the user is stored there any more.
-func (s *chatServer) expel(ctx context.Context, err error, room roomRow, u user, end error) error {
-	if err != nil {
-		return roomError(err)
-	}
-	s.hub.endMember(room.ID, u.ID, end)
-	return s.committer.settle(ctx)
-}
-
-// endUser ends what an account has that was changed: its streams, and what they have sent.
-func (s *chatServer) endUser(ctx context.Context, u user) error {
-	s.hub.endUser(u.ID, u.Version, errTokenInvalid)
-	return s.committer.settle(ctx)
-}
-
 // userNamed finds the account of a name in a path. A space at its end is ignored where there is no such name: a browser takes
 // a segment out of a path that is just dots, as a name can be.
 func (s *chatServer) userNamed(ctx context.Context, name string) (user, error) {

@@ -27,6 +27,7 @@ var (
 	errDiskFull    = errors.New("the disk is full")
 	errUnavailable = errors.New("the database does not answer")
 	errLocked      = errors.New("another server is running on it, or a restore")
+	errOriginal    = errors.New("it is the original project's: start the server on it, which takes it over")
 	errMoved       = errors.New("another file has got its name meanwhile, as by a restore: try again")
 	// errBroken means that the database can no longer be trusted to keep what it confirms: the process has
 	// to end (https://www.sqlite.org/atomiccommit.html, section 9).
@@ -157,7 +158,7 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 		case state == stateEmpty:
 			return s.upgrade(ctx, tx, 0, schemaVersion)
 		case state == stateOriginal && !o.Adopt:
-			return errors.New("it is the original project's: start the server on it, which takes it over")
+			return errOriginal
 		case state == stateOriginal:
 			return s.adopt(ctx, tx)
 		}
@@ -185,6 +186,8 @@ func (s *store) current(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
+	case state == stateOriginal:
+		return errOriginal
 	case state != stateOurs:
 		return errors.New("it holds no data of grpcchatter")
 	}

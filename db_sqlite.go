@@ -308,7 +308,7 @@ func (b batchStmts) chunks(tx *sql.Tx, msgs []message, fn func(*sql.Stmt, []mess
 
 func (*sqliteEngine) writable() error { return nil }
 
-func (e *sqliteEngine) walFile() string { return e.path + "-wal" }
+func (e *sqliteEngine) walFile() string { return e.path + walSuffix }
 
 // forReading adds nothing: a file answers, and the driver would need a goroutine for every read.
 func (*sqliteEngine) forReading(ctx context.Context) (context.Context, context.CancelFunc) {

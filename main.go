@@ -125,6 +125,42 @@ func keysOf(app *kong.Application) (keys []string) {
 	return keys
 }
 
+// withStore opens the database beside a server, for fn, and closes it. Of o the URL is d's.
+func (d dataSettings) withStore(ctx context.Context, o storeOptions, fn func(*store) error) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	o.URL, o.Synchronous = d.DatabaseURL, "full"
+	st, err := openStore(ctx, o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(st), st.close())
+}
+
+// say prints a line if err is nil, and returns err.
+func say(err error, std stdio, format string, args ...any) error {
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(std.out, format+"\n", args...)
+	return err
+}
+
+// changedError is one after which the target is not what it was, or perhaps not.
+type changedError struct{ error }
+
+func (e changedError) Unwrap() error { return e.error }
+
+// interrupted takes the place of an error that comes of the end of ctx, and says what is so because of that.
+func interrupted(ctx context.Context, err error, so string) error {
+	var changed changedError
+	if err == nil || ctx.Err() == nil || errors.As(err, &changed) {
+		return err
+	}
+	return errors.New("interrupted: " + so)
+}
+
 type serveCommand struct {
 	dataSettings
 	settings

@@ -212,8 +212,8 @@ func (a *auth) wasOf(ctx context.Context, token, account string) bool {
 	return err == nil && u.Version == cl.Version && nameKey(u.Name) == account
 }
 
-// unchanged returns why the room token that was checked a moment ago is not valid any more, if so.
-func (a *auth) unchanged(ctx context.Context, c caller) error {
+// stillValid returns why the room token that was checked a moment ago is not valid any more, if so.
+func (a *auth) stillValid(ctx context.Context, c caller) error {
 	version, room, member, err := a.store.standing(ctx, c.user.ID, c.room.RoomID)
 	switch {
 	case err != nil:

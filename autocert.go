@@ -166,7 +166,7 @@ func (a *acmeCertificates) tend(ctx context.Context, domain string) {
 			err  error
 		}
 		done := make(chan result, 1)
-		go func() { // the manager takes no context, and up to 5 minutes: the end does not wait for it
+		go func() { // the manager takes no context, and up to 5 minutes: the end does not wait for it (certificateCache)
 			cert, err := a.manager.GetCertificate(hello(domain))
 			done <- result{cert, err}
 		}()
@@ -237,10 +237,17 @@ type challengeAnswer struct {
 
 func (a *challengeAnswer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
-// certificateCache keeps certificates, and the account's key, in the database.
-type certificateCache struct{ store *store }
+// certificateCache keeps certificates, and the account's key, in the database, until ended is done: whom tend has left behind
+// then must not write to a store that is being closed.
+type certificateCache struct {
+	store *store
+	ended context.Context
+}
 
 func (c certificateCache) Get(ctx context.Context, name string) ([]byte, error) {
+	if err := c.ended.Err(); err != nil {
+		return nil, err
+	}
 	value, err := c.store.certificate(ctx, name)
 	if errors.Is(err, errNotFound) {
 		return nil, autocert.ErrCacheMiss
@@ -251,9 +258,15 @@ func (c certificateCache) Get(ctx context.Context, name string) ([]byte, error) 
 }
 
 func (c certificateCache) Put(ctx context.Context, name string, value []byte) error {
+	if err := c.ended.Err(); err != nil {
+		return err
+	}
 	return c.store.putCertificate(ctx, name, value)
 }
 
 func (c certificateCache) Delete(ctx context.Context, name string) error {
+	if err := c.ended.Err(); err != nil {
+		return err
+	}
 	return c.store.deleteCertificate(ctx, name)
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -318,7 +320,7 @@ func TestRenewalLate(t *testing.T) {
 	}
 }
 
-// What is kept for AUTOCERT_DOMAIN comes back as it was, replaced by what came later.
+// What is kept for AUTOCERT_DOMAIN comes back as it was, replaced by what came later. After the end nothing is kept.
 func TestCertificateCache(t *testing.T) {
 	t.Parallel()
 	s, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, t.TempDir()), Synchronous: "full", Create: true})
@@ -326,7 +328,9 @@ func TestCertificateCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	c := certificateCache{s}
+	ended, end := context.WithCancel(t.Context())
+	defer end()
+	c := certificateCache{s, ended}
 	key := pem.EncodeToMemory(&pem.Block{Type: "X", Bytes: []byte{0, 1, 0xff}})
 	for name, value := range map[string][]byte{"chat.example.com": key, "acme_account+key": []byte("\x00\xff\xfe"), strings.Repeat("a", 253): []byte("")} {
 		if _, err := c.Get(t.Context(), name); fmt.Sprint(err) != "acme/autocert: certificate cache miss" {
@@ -348,5 +352,14 @@ func TestCertificateCache(t *testing.T) {
 		if got, err := c.Get(t.Context(), name); err == nil {
 			t.Errorf("%s after: %q", name, got)
 		}
+	}
+	end()
+	for what, err := range map[string]error{"put": c.Put(t.Context(), "late", key), "delete": c.Delete(t.Context(), "late")} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s after the end: %v", what, err)
+		}
+	}
+	if _, err := s.certificate(t.Context(), "late"); !errors.Is(err, errNotFound) {
+		t.Errorf("what was put after the end: %v", err)
 	}
 }

@@ -360,7 +360,7 @@ func (s *chatServer) post(ctx context.Context, body, clientMessageID string) (ui
 		return 0, err
 	}
 	defer p.drop()
-	if err := s.auth.unchanged(ctx, c); err != nil { // as for a stream
+	if err := s.auth.stillValid(ctx, c); err != nil { // as for a stream
 		return 0, err
 	}
 	defer context.AfterFunc(ctx, func() { p.end(errDatabaseUnavailable) })() // the message may still be stored

@@ -199,6 +199,11 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("--help says nothing of %s", key)
 		}
 	}
+	for _, says := range []string{"Default: 127.0.0.1:8080 ($LISTEN_ADDR).", "Default: sqlite:grpcchatter.db ($DATABASE_URL).", "Default: :80 ($AUTOCERT_HTTP_ADDR)."} {
+		if !strings.Contains(strings.Join(strings.Fields(help), " "), says) {
+			t.Errorf("--help does not say %q", says)
+		}
+	}
 	for _, command := range []string{"serve", "chat", "user add", "user list", "user role", "user passwd", "user disable", "user enable", "backup", "restore", "export", "health", "version"} {
 		if !strings.Contains(help, command) {
 			t.Errorf("--help says nothing of %s", command)
@@ -211,8 +216,8 @@ func TestHelpAndVersion(t *testing.T) {
 	wantFolder(t, dir, nil)
 }
 
-// Accounts are looked after beside the running server; what is changed holds at once (design: `admin.go`;
-// README: user).
+// Accounts are looked after beside the running server; what is changed holds at once
+// (README: user).
 func TestUserCommands(t *testing.T) {
 	t.Parallel()
 	r := newChatRoom(t, nil, "owner")

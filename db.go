@@ -27,6 +27,7 @@ var (
 	errDiskFull    = errors.New("the disk is full")
 	errUnavailable = errors.New("the database does not answer")
 	errLocked      = errors.New("another server is running on it, or a restore")
+	errOriginal    = errors.New("it is the original project's: start the server on it, which takes it over")
 	errMoved       = errors.New("another file has got its name meanwhile, as by a restore: try again")
 	// errBroken means that the database can no longer be trusted to keep what it confirms: the process has
 	// to end (https://www.sqlite.org/atomiccommit.html, section 9).
@@ -172,8 +173,6 @@ func (s *store) migrate(ctx context.Context, o storeOptions) error {
 		return s.upgrade(ctx, tx, version, schemaVersion)
 	})
 }
-
-var errOriginal = errors.New("it is the original project's: start the server on it, which takes it over")
 
 func olderSchema(version int) error {
 	return fmt.Errorf("it was made by an older version of grpcchatter (its schema is %d, this program's %d): start the server on it once", version, schemaVersion)

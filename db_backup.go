@@ -14,7 +14,7 @@ import (
 
 func (e *sqliteEngine) backup(ctx context.Context, _ *store, path string, _ io.Writer) error {
 	if _, err := e.w.ExecContext(ctx, `VACUUM INTO $1`, path); err != nil {
-		return e.ofWhole(err)
+		return ofWhole(err)
 	}
 	return e.unmoved()
 }
@@ -29,9 +29,9 @@ func (*postgresEngine) backup(ctx context.Context, s *store, path string, progre
 }
 
 // ofWhole puts what stops SQLite from reading or writing a whole database into words.
-func (e *sqliteEngine) ofWhole(err error) error {
+func ofWhole(err error) error {
 	switch {
-	case errors.Is(e.kind(err), errDiskFull):
+	case errors.Is(sqliteKind(err), errDiskFull):
 		return errDiskFull
 	case isSQLite(err, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
 		return errors.New("the data is damaged")
@@ -62,11 +62,10 @@ func prepareCopy(ctx context.Context, path string) (c contents, err error) {
 		}
 		return c, err
 	}
-	e := &sqliteEngine{}
 	if c, err = st.check(ctx); err == nil {
 		err = st.write(ctx, st.beginHistory)
 	}
-	return c, errors.Join(e.ofWhole(err), st.close())
+	return c, errors.Join(ofWhole(err), st.close())
 }
 
 // check brings a backup to schemaVersion, and reads all of it.

@@ -15,10 +15,10 @@ import (
 // the room: its error is returned, and nothing done. errNotFound: there is no such room. errNoMember: there is no such
 // member or ban in it. errTokenInvalid: who does it is not what it was.
 
-// changeRoom runs fn on a room, and writes what it returns to the audit log.
-func (s *store) changeRoom(ctx context.Context, by user, id int64, may func(roomRow) error, fn func(context.Context, *sql.Tx, roomRow) ([]auditEntry, error)) error {
+// inRoomTx runs fn on a room, and writes what it returns to the audit log.
+func (s *store) inRoomTx(ctx context.Context, by user, id int64, may func(roomRow) error, fn func(context.Context, *sql.Tx, roomRow) ([]auditEntry, error)) error {
 	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if err := unchanged(ctx, tx, by); err != nil {
+		if err := sameVersion(ctx, tx, by); err != nil {
 			return err
 		}
 		if err := s.holdRoom(ctx, tx, id); err != nil {
@@ -43,7 +43,7 @@ func (s *store) changeRoom(ctx context.Context, by user, id int64, may func(room
 
 // deleteRoom hides a room for ever. Its messages go with purgeDeletedRooms.
 func (s *store) deleteRoom(ctx context.Context, by user, id int64, may func(roomRow) error) error {
-	return s.changeRoom(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
+	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
 		return hideRoom(ctx, tx, room)
 	})
 }
@@ -65,9 +65,9 @@ type roomChange struct {
 	Owner *user
 }
 
-// updateRoom changes a room.
-func (s *store) updateRoom(ctx context.Context, by user, id int64, change roomChange, may func(roomRow) error) error {
-	return s.changeRoom(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) (entries []auditEntry, err error) {
+// changeRoom changes a room.
+func (s *store) changeRoom(ctx context.Context, by user, id int64, change roomChange, may func(roomRow) error) error {
+	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) (entries []auditEntry, err error) {
 		if name := change.Name; name != nil && *name != room.Name {
 			if _, err := tx.ExecContext(ctx, `UPDATE rooms SET name = $1 WHERE id = $2`, *name, id); err != nil {
 				return nil, err
@@ -104,22 +104,22 @@ func handOver(ctx context.Context, tx *sql.Tx, room roomRow, id int64, name stri
 
 // removeMember ends a membership.
 func (s *store) removeMember(ctx context.Context, by user, id int64, u user, may func(roomRow) error) error {
-	return s.changeRoom(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
+	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
 		action := auditMemberRemoved
 		if u.ID == by.ID {
 			action = auditMemberLeft
 		}
-		return []auditEntry{inRoom(action, u, room)}, one(tx.ExecContext(ctx, `DELETE FROM members WHERE room_id = $1 AND user_id = $2`, id, u.ID))
+		return []auditEntry{memberEntry(action, u, room)}, one(tx.ExecContext(ctx, `DELETE FROM members WHERE room_id = $1 AND user_id = $2`, id, u.ID))
 	})
 }
 
-func inRoom(action string, u user, room roomRow) auditEntry {
+func memberEntry(action string, u user, room roomRow) auditEntry {
 	return auditEntry{action, u.Name, "room " + room.Code}
 }
 
 // ban ends a membership, if there is one, and forbids another one. It does nothing to who is banned already.
 func (s *store) ban(ctx context.Context, by user, id int64, u user, may func(roomRow) error) error {
-	return s.changeRoom(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
+	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
 		now, err := scanUser(tx.QueryRowContext(ctx, selectUser+`WHERE u.id = $1 AND NOT u.deleted`, u.ID))
 		switch {
 		case err != nil:
@@ -135,14 +135,14 @@ func (s *store) ban(ctx context.Context, by user, id int64, u user, may func(roo
 		if errors.Is(err, errNotFound) {
 			return nil, nil
 		}
-		return []auditEntry{inRoom(auditMemberBanned, u, room)}, err
+		return []auditEntry{memberEntry(auditMemberBanned, u, room)}, err
 	})
 }
 
 // unban lifts a ban.
 func (s *store) unban(ctx context.Context, by user, id int64, u user, may func(roomRow) error) error {
-	return s.changeRoom(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
-		return []auditEntry{inRoom(auditMemberUnbanned, u, room)}, one(tx.ExecContext(ctx, `DELETE FROM bans WHERE room_id = $1 AND user_id = $2`, id, u.ID))
+	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
+		return []auditEntry{memberEntry(auditMemberUnbanned, u, room)}, one(tx.ExecContext(ctx, `DELETE FROM bans WHERE room_id = $1 AND user_id = $2`, id, u.ID))
 	})
 }
 

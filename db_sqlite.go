@@ -215,7 +215,9 @@ func isSQLite(err error, codes ...int) bool {
 	return false
 }
 
-func (*sqliteEngine) kind(err error) error {
+func (*sqliteEngine) kind(err error) error { return sqliteKind(err) }
+
+func sqliteKind(err error) error {
 	switch {
 	case isSQLite(err, sqlite3.SQLITE_CONSTRAINT):
 		return errConflict
@@ -241,7 +243,7 @@ func describeSQLite(err error) error {
 		return errors.New("no permission to write to it or to its folder")
 	case errors.Is(err, os.ErrNotExist):
 		return errors.New("there is none, or not even its folder")
-	case errors.Is((*sqliteEngine)(nil).kind(err), errDiskFull):
+	case errors.Is(sqliteKind(err), errDiskFull):
 		return errDiskFull
 	case isSQLite(err, sqlite3.SQLITE_CANTOPEN):
 		return errors.New("it, or a file beside it, cannot be opened")
@@ -306,7 +308,7 @@ func (b batchStmts) chunks(tx *sql.Tx, msgs []message, fn func(*sql.Stmt, []mess
 
 func (*sqliteEngine) writable() error { return nil }
 
-func (e *sqliteEngine) walFile() string { return e.path + "-wal" }
+func (e *sqliteEngine) walFile() string { return e.path + walSuffix }
 
 // forReading adds nothing: a file answers, and the driver would need a goroutine for every read.
 func (*sqliteEngine) forReading(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -22,7 +22,7 @@ const lockWait = 200 * time.Millisecond
 
 // takeLock takes the lock of a database, or returns errLocked.
 func takeLock(ctx context.Context, database string) (*fileLock, error) {
-	path := database + "-lock"
+	path := database + lockSuffix
 	if err := createPrivate(path); err != nil {
 		return nil, err
 	}

@@ -152,7 +152,7 @@ func (s *store) lockUser(ctx context.Context, tx *sql.Tx, by user, name string) 
 	if err := s.lockUsers(ctx, tx); err != nil {
 		return user{}, err
 	}
-	if err := unchanged(ctx, tx, by); err != nil {
+	if err := sameVersion(ctx, tx, by); err != nil {
 		return user{}, err
 	}
 	if noName(name) {
@@ -161,8 +161,8 @@ func (s *store) lockUser(ctx context.Context, tx *sql.Tx, by user, name string) 
 	return scanUser(tx.QueryRowContext(ctx, selectUserByName, name, nameKey(name)))
 }
 
-// unchanged returns errTokenInvalid if u, who does something, is not what the database has any more.
-func unchanged(ctx context.Context, tx *sql.Tx, u user) error {
+// sameVersion returns errTokenInvalid if u, who does something, is not what the database has any more.
+func sameVersion(ctx context.Context, tx *sql.Tx, u user) error {
 	if u.ID == 0 {
 		return nil
 	}

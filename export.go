@@ -29,7 +29,7 @@ type exportedMessage struct {
 }
 
 func (c *exportCommand) Run(ctx context.Context, std stdio) error {
-	return c.reading(ctx, func(st *store) error {
+	return c.withStore(ctx, storeOptions{ReadOnly: true}, func(st *store) error {
 		out := bufio.NewWriterSize(std.out, 64<<10)
 		err := c.export(ctx, st, out, std.err)
 		err = cmp.Or(err, out.Flush())

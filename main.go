@@ -83,6 +83,7 @@ func parse(args []string, out, errOut io.Writer) (*kong.Context, *commands, erro
 		kong.Description("A chat server in one binary: accounts over REST, rooms and live messages over gRPC."),
 		kong.Writers(out, errOut),
 		kong.Exit(func(int) { exited = true }), // only main exits
+		kong.ValueFormatter(helpOf),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Resolvers(resolver(nil)),
 		kong.Configuration(func(r io.Reader) (kong.Resolver, error) { return configFile(r, keysOf(parser.Model)) }),
@@ -100,6 +101,15 @@ func parse(args []string, out, errOut io.Writer) (*kong.Context, *commands, erro
 	return kctx, &cmds, nil
 }
 
+// helpOf is what --help says of a flag: its default too, which kong leaves out where there is a placeholder.
+func helpOf(value *kong.Value) string {
+	v := *value
+	if v.Default != "" {
+		v.Help += " Default: " + v.Default + "."
+	}
+	return kong.DefaultHelpValueFormatter(&v)
+}
+
 // keysOf lists the configuration keys of the commands that take a --config file.
 func keysOf(app *kong.Application) (keys []string) {
 	for _, cmd := range app.Leaves(false) {
@@ -113,6 +123,42 @@ func keysOf(app *kong.Application) (keys []string) {
 		}
 	}
 	return keys
+}
+
+// withStore opens the database beside a server, for fn, and closes it. Of o the URL is d's.
+func (d dataSettings) withStore(ctx context.Context, o storeOptions, fn func(*store) error) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	o.URL, o.Synchronous = d.DatabaseURL, "full"
+	st, err := openStore(ctx, o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(st), st.close())
+}
+
+// say prints a line if err is nil, and returns err.
+func say(err error, std stdio, format string, args ...any) error {
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(std.out, format+"\n", args...)
+	return err
+}
+
+// changedError is one after which the target is not what it was, or perhaps not.
+type changedError struct{ error }
+
+func (e changedError) Unwrap() error { return e.error }
+
+// interrupted takes the place of an error that comes of the end of ctx, and says what is so because of that.
+func interrupted(ctx context.Context, err error, so string) error {
+	var changed changedError
+	if err == nil || ctx.Err() == nil || errors.As(err, &changed) {
+		return err
+	}
+	return errors.New("interrupted: " + so)
 }
 
 type serveCommand struct {

@@ -120,9 +120,8 @@ func (c *migrateCommand) fill(ctx context.Context, from *store, log *slog.Logger
 				if err == nil {
 					return
 				}
-				for _, suffix := range []string{"", "-wal", "-shm", "-journal", "-lock"} {
-					_ = os.Remove(path + suffix) // most of them are not there
-				}
+				removeDatabase(path)
+				_ = os.Remove(path + lockSuffix)
 			}()
 		}
 	}
@@ -134,20 +133,6 @@ func (c *migrateCommand) fill(ctx context.Context, from *store, log *slog.Logger
 	}
 	report, err = copyAll(ctx, from, to, progress)
 	return report, errors.Join(interrupted(ctx, err, "the target is as it was"), to.close())
-}
-
-// changedError is one after which the target is not what it was, or perhaps not.
-type changedError struct{ error }
-
-func (e changedError) Unwrap() error { return e.error }
-
-// interrupted takes the place of an error that comes of the end of ctx, and says what is so because of that.
-func interrupted(ctx context.Context, err error, so string) error {
-	var changed changedError
-	if err == nil || ctx.Err() == nil || errors.As(err, &changed) {
-		return err
-	}
-	return errors.New("interrupted: " + so)
 }
 
 // copyAll fills to in one transaction, and returns what it has compared. An older from is copied as it is, to an empty to.

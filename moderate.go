@@ -110,7 +110,7 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 		}
 		change.Hash, change.Open = &hash, *to.RoomPassword == ""
 	}
-	err = s.store.updateRoom(ctx, u, room.ID, change, ownerOnly(u))
+	err = s.store.changeRoom(ctx, u, room.ID, change, ownerOnly(u))
 	if errors.Is(err, errNoMember) {
 		return roomRow{}, invalid("owner", "The new owner has to be a member of the room.")
 	}
@@ -124,7 +124,7 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 func (s *chatServer) removeMember(ctx context.Context, shortCode, name string) error {
 	u := callerOf(ctx).user
 	may, end := ownerOnly(u), errRemoved
-	room, member, err := s.inRoom(ctx, shortCode, name, func(room roomRow, member user) error {
+	room, member, err := s.roomAndUser(ctx, shortCode, name, func(room roomRow, member user) error {
 		if member.ID == u.ID {
 			may, end = membersOnly(u), errLeft
 		}
@@ -141,7 +141,7 @@ func (s *chatServer) removeMember(ctx context.Context, shortCode, name string) e
 func (s *chatServer) ban(ctx context.Context, shortCode, name string) error {
 	u := callerOf(ctx).user
 	may := ownerOnly(u)
-	room, member, err := s.inRoom(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
+	room, member, err := s.roomAndUser(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
 	if err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (s *chatServer) ban(ctx context.Context, shortCode, name string) error {
 func (s *chatServer) unban(ctx context.Context, shortCode, name string) error {
 	u := callerOf(ctx).user
 	may := ownerOnly(u)
-	room, member, err := s.inRoom(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
+	room, member, err := s.roomAndUser(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
 	if err != nil {
 		return err
 	}
@@ -164,8 +164,8 @@ func (s *chatServer) unban(ctx context.Context, shortCode, name string) error {
 	return roomError(err)
 }
 
-// inRoom finds a room and a user for a change. Who may not make it is told so, and not whether there is such a user.
-func (s *chatServer) inRoom(ctx context.Context, shortCode, name string, may func(roomRow, user) error) (room roomRow, u user, err error) {
+// roomAndUser finds a room and a user for a change. Who may not make it is told so, and not whether there is such a user.
+func (s *chatServer) roomAndUser(ctx context.Context, shortCode, name string, may func(roomRow, user) error) (room roomRow, u user, err error) {
 	by := callerOf(ctx).user
 	if room, err = s.room(ctx, by, shortCode, membersOnly(by)); err != nil {
 		return room, u, err
@@ -182,22 +182,6 @@ func ownerStays(room roomRow, u user) error {
 		return errProtected
 	}
 	return nil
-}
-
-// expel ends with end what a user has in a room that it is no member of any more, unless err is not nil. When it returns nil,
-// nothing of the user is stored there any more.
-func (s *chatServer) expel(ctx context.Context, err error, room roomRow, u user, end error) error {
-	if err != nil {
-		return roomError(err)
-	}
-	s.hub.endMember(room.ID, u.ID, end)
-	return s.committer.settle(ctx)
-}
-
-// endUser ends what an account has that was changed: its streams, and what they have sent.
-func (s *chatServer) endUser(ctx context.Context, u user) error {
-	s.hub.endUser(u.ID, u.Version, errTokenInvalid)
-	return s.committer.settle(ctx)
 }
 
 // userNamed finds the account of a name in a path. A space at its end is ignored where there is no such name: a browser takes

@@ -364,7 +364,7 @@ func TestRoomsKeepAnOwner(t *testing.T) {
 		for _, room := range rooms {
 			for i := range users {
 				u := users[i]
-				all.Go(func() { expected(st.updateRoom(ctx, user{}, room.ID, roomChange{Owner: &u}, anything)) })
+				all.Go(func() { expected(st.changeRoom(ctx, user{}, room.ID, roomChange{Owner: &u}, anything)) })
 				all.Go(func() { expected(st.addMember(ctx, room.ID, u.ID)) })
 			}
 			all.Go(func() {

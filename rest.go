@@ -44,8 +44,8 @@ type restServer struct {
 	stopping         atomic.Bool
 }
 
-// handler has all routes.
-func (s *restServer) handler() http.Handler {
+// routes has all routes.
+func (s *restServer) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /register", s.handle(maxBody, s.register))
 	mux.HandleFunc("POST /login", s.handle(maxBody, s.login))
@@ -77,6 +77,13 @@ func (s *restServer) handler() http.Handler {
 	for i := range s.assets {
 		mux.Handle("GET "+s.assets[i].path, &s.assets[i])
 	}
+	return mux
+}
+
+// handler is what is done for every request, whatever its route: it gets an id and an address, is counted and logged, and is
+// refused if it comes from a foreign page or if no route is for it.
+func (s *restServer) handler() http.Handler {
+	mux := s.routes()
 	var sameOrigin http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -175,11 +182,6 @@ func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) ht
 	}
 }
 
-type nameAndPassword struct {
-	UserName string `json:"user_name"`
-	Password string `json:"password"`
-}
-
 // readBody reads a request's body: a JSON object, whose unknown fields do not matter.
 func readBody[T any](r *http.Request) (body T, err error) {
 	b, err := io.ReadAll(r.Body)
@@ -226,131 +228,6 @@ func hasLoneSurrogate(b []byte) bool {
 		i++ // what is escaped
 	}
 	return false
-}
-
-// account is a user in an answer.
-type account struct {
-	ID        int64     `json:"id"`
-	CreatedAt time.Time `json:"created_at"`
-	UserName  string    `json:"user_name"`
-	Role      string    `json:"role"`
-}
-
-func (s *restServer) register(r *http.Request) (any, error) {
-	if !s.registrationOpen {
-		return nil, errRegistrationClosed
-	}
-	c, err := readBody[nameAndPassword](r)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkUserName(c.UserName); err != nil {
-		return nil, err
-	}
-	if err := checkNewPassword(c.UserName, c.Password); err != nil {
-		return nil, err
-	}
-	address := subscriber(clientAddr(r.Context())).String()
-	if err := take(try{s.limits.registrationsPerAddress, address}); err != nil {
-		return nil, err
-	}
-	// Asked first only to spare the hash: addUser decides.
-	if _, err := s.store.userByName(r.Context(), c.UserName); err == nil {
-		return nil, errNameTaken
-	}
-	hash, err := s.passwords.hash(r.Context(), hashing{laneStrangers, address}, c.Password)
-	if err != nil {
-		return nil, err
-	}
-	u, err := s.store.addUser(r.Context(), c.UserName, hash, roleUser)
-	if errors.Is(err, errConflict) {
-		return nil, errNameTaken
-	} else if err == nil {
-		s.known.add(nameKey(u.Name), address)
-	}
-	return account{u.ID, u.CreatedAt, u.Name, u.Role}, err
-}
-
-func (s *restServer) login(r *http.Request) (any, error) {
-	c, err := readBody[nameAndPassword](r)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case c.UserName == "":
-		return nil, invalid("user_name", "The user name is missing.")
-	case c.Password == "":
-		return nil, invalid("password", "The password is missing.")
-	}
-	u, err := s.verify(r, c.UserName, c.Password)
-	if err != nil {
-		return nil, err
-	}
-	token, err := s.auth.userToken(u)
-	return tokenAnswer{token}, err
-}
-
-// verify returns the account of a user name if the password is its own. Guesses are counted, and slowed down.
-func (s *restServer) verify(r *http.Request, name, password string) (u user, err error) {
-	account, address := nameKey(name), subscriber(clientAddr(r.Context())).String()
-	tries, hashing := s.loginTries(r, account, address)
-	// Counted before it is looked at: else many at once would all be.
-	if err := take(tries...); err != nil {
-		return u, err
-	}
-	ctx := r.Context()
-	guessed := false
-	defer func() {
-		if !guessed {
-			giveBack(tries...)
-		}
-	}()
-	if u, err = s.store.userByName(ctx, name); err != nil && !errors.Is(err, errNotFound) {
-		return u, err
-	}
-	// An unknown user has an empty hash, which takes as long to refuse.
-	ok, err := s.passwords.check(ctx, hashing, u.Hash, password)
-	switch {
-	case err != nil:
-		return u, err
-	case !ok:
-		guessed = true
-		s.metrics.loginFailed()
-		return u, errInvalidCredentials
-	case u.Disabled:
-		return u, errAccountDisabled
-	}
-	if isBcrypt(u.Hash) {
-		if hash, err := s.passwords.hash(ctx, hashing, password); err == nil {
-			if err := s.store.replaceHash(ctx, u.ID, u.Hash, hash); err != nil {
-				s.log.WarnContext(ctx, "an old password hash could not be replaced", "user", u.ID, "cause", err)
-			}
-		}
-	}
-	s.known.add(account, address)
-	return u, nil
-}
-
-// loginTries says which limits a log-in counts in, and how it waits for its hash. Guesses from many addresses at one account
-// are held together by the limit of that account. Who comes from where the account was used before, or sends an earlier
-// token of it, does not count there, nor with what else comes from its address: else anybody could keep the owner out.
-// Such a client has one narrow limit of its own: a device cookie's, as OWASP names it.
-func (s *restServer) loginTries(r *http.Request, account, address string) ([]try, hashing) {
-	own := address
-	if token, err := bearerToken(r.Header.Values("Authorization")); err == nil && s.auth.wasOf(r.Context(), token, account) {
-		own = token
-	} else if !s.known.has(account, address) {
-		return []try{
-			{s.limits.loginsPerAddress, address},
-			{s.limits.loginsPerAccountAndAddress, address + " " + account},
-			{s.limits.loginsPerAccount, account},
-		}, hashing{laneStrangers, address}
-	}
-	return []try{{s.limits.loginsPerAccountAndAddress, own + " " + account}}, hashing{laneKnown, address}
-}
-
-type tokenAnswer struct {
-	Token string `json:"token"`
 }
 
 type healthStatus struct {

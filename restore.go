@@ -61,7 +61,7 @@ func (c *restoreCommand) checkFile() error {
 	if _, err := io.ReadFull(f, head); err != nil || string(head) != magic {
 		return c.refused(errors.New("it is not a SQLite database"))
 	}
-	if hasContent(c.File + "-wal") {
+	if hasContent(c.File + walSuffix) {
 		return c.refused(errors.New("with the -wal beside it, it is the data of a server; name it as DATABASE_URL instead, or make a backup of it"))
 	}
 	return nil
@@ -88,14 +88,14 @@ func (c *restoreCommand) intoSQLite(ctx context.Context, std stdio) (err error) 
 	if err != nil {
 		return failed(err)
 	}
-	fresh := target + "-restoring" // one at a time has the lock
+	fresh := target + freshSuffix // one at a time has the lock
 	defer removeDatabase(fresh)
 	removeDatabase(fresh) // of one that was killed
 	found, err := c.prepare(ctx, fresh)
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{fresh, target + "-lock"} {
+	for _, path := range []string{fresh, target + lockSuffix} {
 		if err := giveTo(path, like); err != nil {
 			return failed(err)
 		}
@@ -118,7 +118,7 @@ func (c *restoreCommand) checkTarget(target string) (like fs.FileInfo, err error
 	}
 	missing := err != nil
 	if missing || info.Size() == 0 {
-		for _, log := range []string{"-wal", "-journal"} {
+		for _, log := range []string{walSuffix, journalSuffix} {
 			if hasContent(target + log) {
 				return nil, fmt.Errorf("beside it is %s, the log of a database that was moved away and needs it: move it along", target+log)
 			}
@@ -208,7 +208,7 @@ func (c *restoreCommand) replace(ctx context.Context, fresh, target string) (kep
 		release()
 	}
 	if err = moveIn(ctx, fresh, target, kept); err != nil && kept != "" {
-		for _, log := range []string{"-wal", "-journal"} {
+		for _, log := range []string{walSuffix, journalSuffix} {
 			_ = os.Rename(kept+log, target+log) // if it was moved
 		}
 		_ = os.Remove(kept)
@@ -218,7 +218,7 @@ func (c *restoreCommand) replace(ctx context.Context, fresh, target string) (kep
 
 // moveIn is the one step. The new file must not meet the log of a damaged one, which is kept; others have none any more.
 func moveIn(ctx context.Context, fresh, target, kept string) error {
-	for _, log := range []string{"-wal", "-shm", "-journal"} {
+	for _, log := range sqliteSuffixes() {
 		if err := moveAway(target+log, kept, log); err != nil {
 			return err
 		}
@@ -252,7 +252,7 @@ func moveAway(path, kept, suffix string) error {
 		return nil
 	case err != nil:
 		return err
-	case kept == "" || suffix == "-shm":
+	case kept == "" || suffix == shmSuffix:
 		return os.Remove(path)
 	}
 	return os.Rename(path, kept+suffix)

@@ -125,7 +125,7 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 		return nil, err
 	}
 	if s.certs != nil {
-		s.certs.manager.Cache = certificateCache{s.store}
+		s.certs.manager.Cache = certificateCache{s.store, s.stopped}
 	}
 	s.store.onBroken = func(err error) {
 		s.fail(fmt.Errorf("the server stops, so as to confirm nothing that is not stored: %w", err))

@@ -142,7 +142,7 @@ func (s *chatServer) open(ctx context.Context, afterSeq *uint64, original bool) 
 		return nil, err
 	}
 	// Again, now that whoever changes the account, ends the membership or deletes the room finds the session.
-	if err := s.auth.unchanged(ctx, c); err != nil {
+	if err := s.auth.stillValid(ctx, c); err != nil {
 		session.leave()
 		return nil, err
 	}

@@ -51,14 +51,6 @@ var (
 	ErrHistoryRestored = errors.New("client: history restored from a backup")
 	// ErrNotOwner: only the room's owner or an administrator may do this.
 	ErrNotOwner = errors.New("client: not the owner")
-	// ErrNotAdmin: only an administrator may do this.
-	ErrNotAdmin = errors.New("client: not an administrator")
-	// ErrLastAdmin: no administrator would be left who can log in.
-	ErrLastAdmin = errors.New("client: last administrator")
-	// ErrUserNotFound: there is no such account, or no such member of a room.
-	ErrUserNotFound = errors.New("client: user not found")
-	// ErrMemberProtected: an owner cannot leave its room, or be removed or banned; nor an administrator be banned.
-	ErrMemberProtected = errors.New("client: member protected")
 	// ErrInvalidField: an argument breaks a rule; the Message of the *Error says which.
 	ErrInvalidField = errors.New("client: invalid argument")
 	// ErrRateLimited: too many tries or messages; the *Error says when to come back.
@@ -106,14 +98,6 @@ func sentinelsOf(code string) []error {
 		return []error{ErrHistoryRestored}
 	case "NOT_OWNER":
 		return []error{ErrNotOwner}
-	case "NOT_ADMIN":
-		return []error{ErrNotAdmin}
-	case "LAST_ADMIN":
-		return []error{ErrLastAdmin}
-	case "USER_NOT_FOUND":
-		return []error{ErrUserNotFound}
-	case "MEMBER_PROTECTED":
-		return []error{ErrMemberProtected}
 	case "INVALID_FIELD":
 		return []error{ErrInvalidField}
 	case "REJECTED":

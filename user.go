@@ -27,33 +27,9 @@ type userCommand struct {
 	Enable  userEnable  `cmd:"" help:"Let a disabled account in again."`
 }
 
-// withStore opens the database beside a server, and closes it.
-func (d dataSettings) withStore(ctx context.Context, create bool, fn func(*store) error) error {
-	if err := d.check(); err != nil {
-		return err
-	}
-	st, err := openStore(ctx, storeOptions{URL: d.DatabaseURL, Synchronous: "full", Create: create})
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(st), st.close())
-}
-
-// reading opens the database beside a server, changes nothing in it, and closes it.
-func (d dataSettings) reading(ctx context.Context, fn func(*store) error) error {
-	if err := d.check(); err != nil {
-		return err
-	}
-	st, err := openStore(ctx, storeOptions{URL: d.DatabaseURL, ReadOnly: true})
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(st), st.close())
-}
-
 // change applies fn to an account, and notes the action in the audit log.
 func (d dataSettings) change(ctx context.Context, name, action string, fn func(*user) (detail string)) error {
-	return d.withStore(ctx, false, func(st *store) error {
+	return d.withStore(ctx, storeOptions{}, func(st *store) error {
 		_, err := st.changeUser(ctx, user{}, name, func(u *user) ([]auditEntry, error) {
 			return []auditEntry{{action, u.Name, fn(u)}}, nil
 		})
@@ -82,7 +58,7 @@ func (c *userAdd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	return c.withStore(ctx, true, func(st *store) error {
+	return c.withStore(ctx, storeOptions{Create: true}, func(st *store) error {
 		u, err := st.addUser(ctx, c.Name, hashPassword(password), role, auditEntry{auditUserCreated, c.Name, role})
 		if errors.Is(err, errConflict) {
 			return fmt.Errorf("the user name %q is taken", c.Name)
@@ -97,7 +73,7 @@ func (c *userAdd) Run(ctx context.Context, std stdio) error {
 type userList struct{ dataSettings }
 
 func (c *userList) Run(ctx context.Context, std stdio) error {
-	return c.withStore(ctx, false, func(st *store) error {
+	return c.withStore(ctx, storeOptions{ReadOnly: true}, func(st *store) error {
 		users, err := st.allUsers(ctx)
 		if err != nil {
 			return err
@@ -170,15 +146,6 @@ type userEnable struct {
 func (c *userEnable) Run(ctx context.Context, std stdio) error {
 	err := c.change(ctx, c.Name, auditUserEnabled, func(u *user) string { u.Disabled = false; return "" })
 	return say(err, std, "%s is enabled.", c.Name)
-}
-
-// say prints a line if err is nil, and returns err.
-func say(err error, std stdio, format string, args ...any) error {
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(std.out, format+"\n", args...)
-	return err
 }
 
 func readRole(s string) (string, error) {

@@ -95,17 +95,17 @@ const (
 
 // auth makes and checks tokens. It is safe for concurrent use.
 type auth struct {
-	store    *store
-	log      *slog.Logger
-	rules    map[string]access
-	keys     map[string][]byte // by audience: one kind of token can never pass for the other
-	duration time.Duration
-	now      func() time.Time
-	metrics  *metrics        // nil: none
-	stopped  context.Context // its end ends the streams that are no session
-	history  history         // of the data
-	trusted  proxies
-	open     *concurrent // calls that ask for no token, by address; nil: any number
+	store     *store
+	log       *slog.Logger
+	rules     map[string]access
+	keys      map[string][]byte // by audience: one kind of token can never pass for the other
+	duration  time.Duration
+	now       func() time.Time
+	metrics   *metrics        // nil: none
+	stopped   context.Context // its end ends the streams that are no session
+	history   history         // of the data
+	trusted   proxies
+	openCalls *concurrent // calls that ask for no token, by address; nil: any number
 }
 
 func newAuth(st *store, log *slog.Logger, secret string, duration time.Duration) (*auth, error) {
@@ -258,10 +258,10 @@ func (a *auth) admit(ctx context.Context, method string) (authorized context.Con
 	leave = func() {}
 	if a.rules[method] == accessOpen {
 		address := subscriber(clientAddr(ctx)).String()
-		if !a.open.enter(address) {
+		if !a.openCalls.enter(address) {
 			return nil, nil, grpcError(ctx, a.log, errTooManyOpen)
 		}
-		leave = func() { a.open.leave(address) }
+		leave = func() { a.openCalls.leave(address) }
 	}
 	authorized, err = a.authorize(ctx, method)
 	return authorized, leave, err

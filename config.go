@@ -19,38 +19,38 @@ import (
 // settings are the configuration as it comes: each key as flag, environment variable or line of the --config
 // file. They are texts, so that every error can name the key, and an empty one means the default.
 type settings struct {
-	ListenAddr          string `env:"LISTEN_ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT,…" help:"Addresses to listen on, by comma; each speaks REST and gRPC."`
-	Secret              string `env:"SECRET" placeholder:"TEXT" help:"Key that signs tokens, at least 32 bytes. Default: generated at the first start and kept in the database."`
-	SecretFile          string `env:"SECRET_FILE" placeholder:"PATH" help:"File that holds the SECRET instead."`
-	TokenDuration       string `env:"TOKEN_DURATION" default:"24h" placeholder:"DURATION" help:"How long tokens are valid, such as 10m or 24h."`
-	ShortCodeLength     string `env:"SHORT_CODE_LENGTH" default:"6" placeholder:"N" help:"Characters of a room's short code, 4 to 32."`
-	MaxMessageQueueSize string `env:"MAX_MESSAGE_QUEUE_SIZE" default:"255" placeholder:"N" help:"Events that a room keeps in memory for live delivery, at least; who is further behind reads from the database."`
-	MaxMessageSize      string `env:"MAX_MESSAGE_SIZE" default:"4096" placeholder:"BYTES" help:"Size of a message, at most."`
-	TLSCert             string `name:"tls-cert" env:"TLS_CERT" placeholder:"PATH" help:"Certificate with its chain, in PEM: the server speaks TLS. Read again when the file changes."`
-	TLSKey              string `name:"tls-key" env:"TLS_KEY" placeholder:"PATH" help:"Its private key, in PEM."`
-	AutocertDomain      string `env:"AUTOCERT_DOMAIN" placeholder:"NAME,…" help:"Names of this server, by comma: it gets certificates for them by itself (ACME) and speaks TLS."`
-	AutocertEmail       string `env:"AUTOCERT_EMAIL" placeholder:"ADDRESS" help:"Where the certificate authority may write to."`
-	AutocertDirectory   string `env:"AUTOCERT_DIRECTORY" placeholder:"URL" help:"ACME directory of the certificate authority. Default: Let's Encrypt's."`
-	AutocertHTTPAddr    string `name:"autocert-http-addr" env:"AUTOCERT_HTTP_ADDR" placeholder:"HOST:PORT|off" help:"Address without TLS for the authority's challenges, and to send browsers to https. Default: :80."`
-	TrustedProxies      string `env:"TRUSTED_PROXIES" placeholder:"ADDRESS,…" help:"Addresses and networks of proxies, by comma, whose X-Forwarded-For and X-Forwarded-Proto are believed."`
-	MaxConnections      string `env:"MAX_CONNECTIONS" placeholder:"N" help:"Connections in all. Default: 20000, or fewer if the process may not have the descriptors."`
-	MaxConnsPerAddress  string `name:"max-connections-per-address" env:"MAX_CONNECTIONS_PER_ADDRESS" default:"1000" placeholder:"N" help:"Connections from one IPv4 address or one IPv6 network of 64 bits; of TRUSTED_PROXIES and with RATE_LIMITS=off, any number."`
-	MaxStreams          string `name:"max-streams-per-connection" env:"MAX_STREAMS_PER_CONNECTION" default:"1000" placeholder:"N" help:"gRPC streams and calls that a connection may have at a time."`
-	HandshakeTimeout    string `env:"HANDSHAKE_TIMEOUT" default:"4s" placeholder:"DURATION" help:"How long a new connection may take for TLS and to show what it speaks."`
-	HeaderTimeout       string `env:"HEADER_TIMEOUT" default:"10s" placeholder:"DURATION" help:"How long the header of an HTTP request may take to come."`
-	RequestTimeout      string `env:"REQUEST_TIMEOUT" default:"20s" placeholder:"DURATION" help:"How long a whole HTTP request may take to come, and then its answer to be made and read."`
-	IdleTimeout         string `env:"IDLE_TIMEOUT" default:"2m" placeholder:"DURATION" help:"How long a connection may be without a request, a call or a stream."`
-	MetricsAddr         string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
-	MessageRetention    string `env:"MESSAGE_RETENTION" placeholder:"DURATION|N" help:"How old messages are removed: those older than a duration, such as 720h; all but the newest N of a room; or both, by comma. Default: they are kept for ever."`
-	Registration        string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
-	RateLimits          string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether the limits by address and by user hold."`
-	LogLevel            string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
-	LogFormat           string `env:"LOG_FORMAT" default:"text" placeholder:"text|json" help:"How the log on stderr is written."`
-	SQLiteSynchronous   string `name:"sqlite-synchronous" env:"SQLITE_SYNCHRONOUS" default:"full" placeholder:"full|normal" help:"full: what was acknowledged survives a power failure. normal: it survives a crash of the process."`
-	RESTServerAddress   string `name:"rest-server-address" env:"REST_SERVER_ADDRESS" placeholder:"HOST" help:"With REST_SERVER_PORT: one more address to listen on."`
-	RESTServerPort      string `name:"rest-server-port" env:"REST_SERVER_PORT" placeholder:"PORT"`
-	GRPCServerAddress   string `name:"grpc-server-address" env:"GRPC_SERVER_ADDRESS" placeholder:"HOST" help:"With GRPC_SERVER_PORT: one more address to listen on."`
-	GRPCServerPort      string `name:"grpc-server-port" env:"GRPC_SERVER_PORT" placeholder:"PORT"`
+	ListenAddr               string `env:"LISTEN_ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT,…" help:"Addresses to listen on, by comma; each speaks REST and gRPC."`
+	Secret                   string `env:"SECRET" placeholder:"TEXT" help:"Key that signs tokens, at least 32 bytes. Default: generated at the first start and kept in the database."`
+	SecretFile               string `env:"SECRET_FILE" placeholder:"PATH" help:"File that holds the SECRET instead."`
+	TokenDuration            string `env:"TOKEN_DURATION" default:"24h" placeholder:"DURATION" help:"How long tokens are valid, such as 10m or 24h."`
+	ShortCodeLength          string `env:"SHORT_CODE_LENGTH" default:"6" placeholder:"N" help:"Characters of a room's short code, 4 to 32."`
+	MaxMessageQueueSize      string `env:"MAX_MESSAGE_QUEUE_SIZE" default:"255" placeholder:"N" help:"Events that a room keeps in memory for live delivery, at least; who is further behind reads from the database."`
+	MaxMessageSize           string `env:"MAX_MESSAGE_SIZE" default:"4096" placeholder:"BYTES" help:"Size of a message, at most."`
+	TLSCert                  string `name:"tls-cert" env:"TLS_CERT" placeholder:"PATH" help:"Certificate with its chain, in PEM: the server speaks TLS. Read again when the file changes."`
+	TLSKey                   string `name:"tls-key" env:"TLS_KEY" placeholder:"PATH" help:"Its private key, in PEM."`
+	AutocertDomain           string `env:"AUTOCERT_DOMAIN" placeholder:"NAME,…" help:"Names of this server, by comma: it gets certificates for them by itself (ACME) and speaks TLS."`
+	AutocertEmail            string `env:"AUTOCERT_EMAIL" placeholder:"ADDRESS" help:"Where the certificate authority may write to."`
+	AutocertDirectory        string `env:"AUTOCERT_DIRECTORY" placeholder:"URL" help:"ACME directory of the certificate authority. Default: Let's Encrypt's."`
+	AutocertHTTPAddr         string `name:"autocert-http-addr" env:"AUTOCERT_HTTP_ADDR" placeholder:"HOST:PORT|off" help:"Address without TLS for the authority's challenges, and to send browsers to https. Default: :80."`
+	TrustedProxies           string `env:"TRUSTED_PROXIES" placeholder:"ADDRESS,…" help:"Addresses and networks of proxies, by comma, whose X-Forwarded-For and X-Forwarded-Proto are believed."`
+	MaxConnections           string `env:"MAX_CONNECTIONS" placeholder:"N" help:"Connections in all. Default: 20000, or fewer if the process may not have the descriptors."`
+	MaxConnectionsPerAddress string `env:"MAX_CONNECTIONS_PER_ADDRESS" default:"1000" placeholder:"N" help:"Connections from one IPv4 address or one IPv6 network of 64 bits; of TRUSTED_PROXIES and with RATE_LIMITS=off, any number."`
+	MaxStreams               string `name:"max-streams-per-connection" env:"MAX_STREAMS_PER_CONNECTION" default:"1000" placeholder:"N" help:"gRPC streams and calls that a connection may have at a time."`
+	HandshakeTimeout         string `env:"HANDSHAKE_TIMEOUT" default:"4s" placeholder:"DURATION" help:"How long a new connection may take for TLS and to show what it speaks."`
+	HeaderTimeout            string `env:"HEADER_TIMEOUT" default:"10s" placeholder:"DURATION" help:"How long the header of an HTTP request may take to come."`
+	RequestTimeout           string `env:"REQUEST_TIMEOUT" default:"20s" placeholder:"DURATION" help:"How long a whole HTTP request may take to come, and then its answer to be made and read."`
+	IdleTimeout              string `env:"IDLE_TIMEOUT" default:"2m" placeholder:"DURATION" help:"How long a connection may be without a request, a call or a stream."`
+	MetricsAddr              string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
+	MessageRetention         string `env:"MESSAGE_RETENTION" placeholder:"DURATION|N" help:"How old messages are removed: those older than a duration, such as 720h; all but the newest N of a room; or both, by comma. Default: they are kept for ever."`
+	Registration             string `env:"REGISTRATION" default:"open" placeholder:"open|closed" help:"Whether anybody may create an account."`
+	RateLimits               string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"Whether the limits by address and by user hold."`
+	LogLevel                 string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
+	LogFormat                string `env:"LOG_FORMAT" default:"text" placeholder:"text|json" help:"How the log on stderr is written."`
+	SQLiteSynchronous        string `name:"sqlite-synchronous" env:"SQLITE_SYNCHRONOUS" default:"full" placeholder:"full|normal" help:"full: what was acknowledged survives a power failure. normal: it survives a crash of the process."`
+	RESTServerAddress        string `name:"rest-server-address" env:"REST_SERVER_ADDRESS" placeholder:"HOST" help:"With REST_SERVER_PORT: one more address to listen on."`
+	RESTServerPort           string `name:"rest-server-port" env:"REST_SERVER_PORT" placeholder:"PORT"`
+	GRPCServerAddress        string `name:"grpc-server-address" env:"GRPC_SERVER_ADDRESS" placeholder:"HOST" help:"With GRPC_SERVER_PORT: one more address to listen on."`
+	GRPCServerPort           string `name:"grpc-server-port" env:"GRPC_SERVER_PORT" placeholder:"PORT"`
 	limitSettings
 }
 
@@ -196,7 +196,7 @@ func (s settings) check() (c config, err error) {
 	if s.MaxConnections != "" {
 		c.MaxConnections = number("MAX_CONNECTIONS", s.MaxConnections, 1, 10_000_000)
 	}
-	c.MaxConnectionsPerAddress = number("MAX_CONNECTIONS_PER_ADDRESS", s.MaxConnsPerAddress, 1, 10_000_000)
+	c.MaxConnectionsPerAddress = number("MAX_CONNECTIONS_PER_ADDRESS", s.MaxConnectionsPerAddress, 1, 10_000_000)
 	c.MaxStreams = number("MAX_STREAMS_PER_CONNECTION", s.MaxStreams, 1, 100_000)
 	c.Timeouts = timeouts{
 		Handshake: timeout("HANDSHAKE_TIMEOUT", s.HandshakeTimeout), Header: timeout("HEADER_TIMEOUT", s.HeaderTimeout),

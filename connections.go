@@ -26,11 +26,11 @@ func maxConnections(descriptors uint64) int {
 
 // connections are the clients' TCP connections, of all listeners. It is safe for concurrent use.
 type connections struct {
-	most      int // in all
-	mostOfOne int // of one subscriber that is no trusted proxy; 0: any number
-	trusted   proxies
-	log       *slog.Logger
-	metrics   *metrics // nil: none
+	max              int // in all
+	maxPerSubscriber int // of one subscriber that is no trusted proxy; 0: any number
+	trusted          proxies
+	log              *slog.Logger
+	metrics          *metrics // nil: none
 
 	mu           sync.Mutex // guards the fields below, and those of each clientConn
 	open         int
@@ -57,7 +57,7 @@ type clientConn struct {
 func (c *connections) admit(tcp *net.TCPConn) *clientConn {
 	addr := peerAddr(tcp.RemoteAddr().String())
 	conn := &clientConn{TCPConn: tcp, in: c, transport: transportNew}
-	if c.mostOfOne > 0 && !c.trusted.trusts(addr) {
+	if c.maxPerSubscriber > 0 && !c.trusted.trusts(addr) {
 		conn.subscriber = subscriber(addr)
 	}
 	reason := c.count(conn)
@@ -83,12 +83,12 @@ const (
 func (c *connections) count(conn *clientConn) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open >= c.most {
+	if c.open >= c.max {
 		c.refused++
 		return refusedTotal
 	}
 	if conn.subscriber.IsValid() {
-		if c.bySubscriber[conn.subscriber] >= c.mostOfOne {
+		if c.bySubscriber[conn.subscriber] >= c.maxPerSubscriber {
 			c.refused++
 			return refusedAddress
 		}
@@ -145,15 +145,15 @@ func (c *connections) forget(conn *clientConn) {
 // be opened, not the database either.
 func newConnections(cfg config, m *metrics, log *slog.Logger) *connections {
 	descriptors := descriptorLimit()
-	c := &connections{most: cfg.MaxConnections, mostOfOne: cfg.MaxConnectionsPerAddress, trusted: cfg.Proxies, log: log, metrics: m, bySubscriber: map[netip.Prefix]int{}}
-	if c.most == 0 {
-		c.most = maxConnections(descriptors)
+	c := &connections{max: cfg.MaxConnections, maxPerSubscriber: cfg.MaxConnectionsPerAddress, trusted: cfg.Proxies, log: log, metrics: m, bySubscriber: map[netip.Prefix]int{}}
+	if c.max == 0 {
+		c.max = maxConnections(descriptors)
 	}
-	if descriptors > 0 && uint64(c.most)+otherDescriptors > descriptors && cfg.MaxConnections > 0 {
-		log.Warn("the process may not have enough descriptors for MAX_CONNECTIONS: raise its limit (ulimit -n)", "may", descriptors, "needs", c.most+otherDescriptors)
+	if descriptors > 0 && uint64(c.max)+otherDescriptors > descriptors && cfg.MaxConnections > 0 {
+		log.Warn("the process may not have enough descriptors for MAX_CONNECTIONS: raise its limit (ulimit -n)", "may", descriptors, "needs", c.max+otherDescriptors)
 	}
 	if !cfg.RateLimits {
-		c.mostOfOne = 0
+		c.maxPerSubscriber = 0
 	}
 	return c
 }

@@ -156,8 +156,8 @@ func TestConnectionCounts(t *testing.T) {
 		}
 	}
 	c := newConnections(config{MaxConnections: 1, MaxConnectionsPerAddress: 7}, nil, slog.New(slog.DiscardHandler))
-	if c.most != 1 || c.mostOfOne != 0 {
-		t.Errorf("with RATE_LIMITS=off: %d and %d", c.most, c.mostOfOne)
+	if c.max != 1 || c.maxPerSubscriber != 0 {
+		t.Errorf("with RATE_LIMITS=off: %d and %d", c.max, c.maxPerSubscriber)
 	}
 	for addr, want := range map[string]string{"198.51.100.7": "198.51.100.7/32", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64"} {
 		if got := subscriber(netip.MustParseAddr(addr)).String(); got != want {

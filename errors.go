@@ -44,7 +44,7 @@ var (
 	errNotAdmin            = &apiError{"NOT_ADMIN", codes.PermissionDenied, 403, "Only an administrator may do this.", 0, ""}
 	errLastAdmin           = &apiError{"LAST_ADMIN", codes.FailedPrecondition, 409, "This is the last administrator who can log in: make another one first.", 0, ""}
 	errUserNotFound        = &apiError{"USER_NOT_FOUND", codes.NotFound, 404, "There is no account of this name.", 0, ""}
-	errProtected           = &apiError{"MEMBER_PROTECTED", codes.FailedPrecondition, 409, "The owner cannot leave the room, or be removed or banned: hand the room over to another member first, or delete it.", 0, ""}
+	errMemberProtected     = &apiError{"MEMBER_PROTECTED", codes.FailedPrecondition, 409, "The owner cannot leave the room, or be removed or banned: hand the room over to another member first, or delete it.", 0, ""}
 	errRoomDeleted         = &apiError{"ROOM_DELETED", codes.NotFound, 404, "The room was deleted.", 0, ""}
 	errHistoryRestored     = &apiError{"HISTORY_RESTORED", codes.FailedPrecondition, 409, "The server was restored from a backup that ends before what you have of this room: join it again, and begin anew.", 0, ""}
 	errInvalidField        = &apiError{"INVALID_FIELD", codes.InvalidArgument, 400, "An argument breaks a rule.", 0, ""}
@@ -94,7 +94,7 @@ var (
 	errRemoved       = errRoomAccessDenied.saying("You are no longer a member of this room: the owner or an administrator has removed you.")
 	errBanned        = errRoomAccessDenied.saying("You are banned from this room, by its owner or an administrator.")
 	errLeft          = errRoomAccessDenied.saying("You have left this room.")
-	errBanAdmin      = errProtected.saying("An administrator cannot be banned from a room.")
+	errBanAdmin      = errMemberProtected.saying("An administrator cannot be banned from a room.")
 	errNoMember      = errUserNotFound.saying("The room has no member of this name.")
 	errWrongPassword = errInvalidCredentials.saying("The password is wrong.")
 )

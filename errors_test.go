@@ -134,7 +134,7 @@ func TestErrorTable(t *testing.T) {
 		{errNotAdmin, codes.PermissionDenied, 403, "NOT_ADMIN"},
 		{errLastAdmin, codes.FailedPrecondition, 409, "LAST_ADMIN"},
 		{errUserNotFound, codes.NotFound, 404, "USER_NOT_FOUND"},
-		{errProtected, codes.FailedPrecondition, 409, "MEMBER_PROTECTED"},
+		{errMemberProtected, codes.FailedPrecondition, 409, "MEMBER_PROTECTED"},
 		{errHistoryRestored, codes.FailedPrecondition, 409, "HISTORY_RESTORED"},
 		{invalid("x", "A rule."), codes.InvalidArgument, 400, "INVALID_FIELD"},
 		{retryIn(1500 * time.Millisecond), codes.ResourceExhausted, 429, "RATE_LIMITED"},

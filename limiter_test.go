@@ -66,15 +66,15 @@ func TestLimiterIsBounded(t *testing.T) {
 	onlySQLite(t)
 	t.Parallel()
 	l := newLimiter("x", 10, time.Hour)
-	l.most = 1000
+	l.max = 1000
 	for range 10 {
 		l.take("victim")
 	}
 	for i := range 50_000 {
 		l.take(fmt.Sprint("made up ", i))
 	}
-	if len(l.full) > l.most {
-		t.Errorf("%d buckets, want %d at most", len(l.full), l.most)
+	if len(l.full) > l.max {
+		t.Errorf("%d buckets, want %d at most", len(l.full), l.max)
 	}
 	if l.take("victim") == 0 {
 		t.Error("the bucket that was used up is forgotten")

@@ -100,7 +100,7 @@ type limiter struct {
 	burst    int
 	interval time.Duration // until one comes back
 	seed     maphash.Seed
-	most     int                // buckets
+	max      int                // buckets
 	began    time.Time          // what times are counted from
 	refused  prometheus.Counter // nil: nobody counts
 
@@ -109,7 +109,7 @@ type limiter struct {
 }
 
 func newLimiter(name string, burst int, interval time.Duration) *limiter {
-	return &limiter{name: name, burst: burst, interval: interval, seed: maphash.MakeSeed(), most: maxBuckets, began: time.Now(), full: map[uint64]time.Duration{}}
+	return &limiter{name: name, burst: burst, interval: interval, seed: maphash.MakeSeed(), max: maxBuckets, began: time.Now(), full: map[uint64]time.Duration{}}
 }
 
 // take uses one try of key. If there is none it returns how long it is until the next.
@@ -149,7 +149,7 @@ func (l *limiter) makeRoom(now time.Duration) {
 			break
 		}
 	}
-	if len(l.full) >= l.most {
+	if len(l.full) >= l.max {
 		delete(l.full, fullest)
 	}
 }
@@ -256,13 +256,13 @@ const maxOpenCalls = 100
 
 // concurrent bounds how many there are at a time of one key. A nil *concurrent bounds nothing. It is safe for concurrent use.
 type concurrent struct {
-	most int
+	max int
 
-	mu sync.Mutex // guards the field below
-	of map[string]int
+	mu    sync.Mutex // guards the field below
+	byKey map[string]int
 }
 
-func newConcurrent(most int) *concurrent { return &concurrent{most: most, of: map[string]int{}} }
+func newConcurrent(limit int) *concurrent { return &concurrent{max: limit, byKey: map[string]int{}} }
 
 // enter returns false if there are too many of a key already. Otherwise leave has to follow.
 func (c *concurrent) enter(key string) bool {
@@ -271,10 +271,10 @@ func (c *concurrent) enter(key string) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of[key] >= c.most {
+	if c.byKey[key] >= c.max {
 		return false
 	}
-	c.of[key]++
+	c.byKey[key]++
 	return true
 }
 
@@ -284,7 +284,7 @@ func (c *concurrent) leave(key string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of[key]--; c.of[key] == 0 {
-		delete(c.of, key)
+	if c.byKey[key]--; c.byKey[key] == 0 {
+		delete(c.byKey, key)
 	}
 }

@@ -212,8 +212,8 @@ func (m *metrics) loginFailed() {
 	}
 }
 
-// count counts what the limits refuse.
-func (m *metrics) count(limits limits) {
+// countRefusals counts what the limits refuse.
+func (m *metrics) countRefusals(limits limits) {
 	if m == nil {
 		return
 	}

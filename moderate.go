@@ -179,7 +179,7 @@ func (s *chatServer) roomAndUser(ctx context.Context, shortCode, name string, ma
 
 func ownerStays(room roomRow, u user) error {
 	if room.OwnerID == u.ID {
-		return errProtected
+		return errMemberProtected
 	}
 	return nil
 }

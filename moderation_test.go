@@ -332,7 +332,7 @@ func TestRoomsKeepAnOwner(t *testing.T) {
 	defer st.close()
 	anything := func(roomRow) error { return nil }
 	expected := func(err error) {
-		if err != nil && !errors.Is(err, errNotFound) && !errors.Is(err, errNoMember) && !errors.Is(err, errTokenInvalid) && !errors.Is(err, errProtected) {
+		if err != nil && !errors.Is(err, errNotFound) && !errors.Is(err, errNoMember) && !errors.Is(err, errTokenInvalid) && !errors.Is(err, errMemberProtected) {
 			t.Error(err)
 		}
 	}

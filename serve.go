@@ -148,11 +148,11 @@ func newServer(ctx context.Context, cfg config, databaseURL string, log *slog.Lo
 	}
 	auth.stopped, auth.metrics, auth.trusted = s.stopped, s.metrics, cfg.Proxies
 	if cfg.RateLimits {
-		auth.open = newConcurrent(maxOpenCalls)
+		auth.openCalls = newConcurrent(maxOpenCalls)
 	}
 	passwords := newPasswords()
 	limits := cfg.Limits
-	s.metrics.count(limits)
+	s.metrics.countRefusals(limits)
 	s.hub = newHub(cfg.RingMessages, s.store.lastSeq)
 	s.committer = newCommitter(s.store, log, cfg.MaxMessage)
 	s.hub.metrics, s.committer.metrics = s.metrics, s.metrics
@@ -316,7 +316,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	for _, l := range s.listeners {
 		addrs = append(addrs, l.Addr().String())
 	}
-	s.log.Info("ready", "listen", addrs, "data", s.store.place, "max_connections", s.conns.most)
+	s.log.Info("ready", "listen", addrs, "data", s.store.place, "max_connections", s.conns.max)
 	s.notify("READY=1")
 
 	select {

@@ -479,4 +479,13 @@ func TestAuditLog(t *testing.T) {
 	if !slices.IsSortedFunc(ids, func(a, b float64) int { return int(b - a) }) {
 		t.Errorf("not newest first: %v", ids)
 	}
+	for query, want := range map[string]int{"ROOM_DELETED": 2, "Bob": strings.Count(strings.Join(want, " "), "|bob|"), "%": 0, "nobody": 0, strings.ToLower(shared): strings.Count(strings.Join(want, " "), shared)} {
+		a := r.must(200, "", "GET", "/admin/audit?limit=200&query="+url.QueryEscape(query), root, "")
+		if entries, _ := a.json["entries"].([]any); len(entries) != want {
+			t.Errorf("%q finds %d entries, want %d", query, len(entries), want)
+		}
+	}
+	// Who has stolen an ADMIN's token has not its account: a new password of one's own asks for the old one.
+	r.must(400, "INVALID_FIELD", "POST", "/admin/users/ROOT/password", root, `{"new_password":"a thief's password"}`)
+	r.must(200, "", "GET", "/account", root, "")
 }

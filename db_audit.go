@@ -48,13 +48,19 @@ func addAudit(ctx context.Context, tx *sql.Tx, by user, entries ...auditEntry) e
 	return nil
 }
 
-// auditBefore lists the entries before an id, newest first, limit of them at most.
-func (s *store) auditBefore(ctx context.Context, before uint64, limit int) (rows []auditRow, err error) {
+// auditBefore lists the entries before an id, newest first, at most limit of those with the query in their actor, action or
+// target: without regard to the case of ASCII letters at least.
+func (s *store) auditBefore(ctx context.Context, query string, before uint64, limit int) (rows []auditRow, err error) {
+	if noName(query) {
+		return nil, nil
+	}
+	_, folded := like(query)
 	err = s.each(ctx, func(row *sql.Rows) error {
 		var r auditRow
 		err := row.Scan(&r.ID, &r.CreatedAt, &r.Actor, &r.Action, &r.Target, &r.Detail)
 		rows = append(rows, r)
 		return err
-	}, `SELECT id, created_at, actor, action, target, detail FROM audit_log WHERE id < $1 ORDER BY id DESC LIMIT $2`, int64(before), limit)
+	}, `SELECT id, created_at, actor, action, target, detail FROM audit_log WHERE id < $1
+		AND (lower(actor) LIKE $2 ESCAPE '\' OR action LIKE $2 ESCAPE '\' OR lower(target) LIKE $2 ESCAPE '\') ORDER BY id DESC LIMIT $3`, int64(before), folded, limit)
 	return rows, err
 }

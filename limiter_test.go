@@ -124,6 +124,10 @@ func TestKnown(t *testing.T) {
 	if k.has("ben", "0") {
 		t.Error("ben is known where ann is")
 	}
+	k.forget("ann")
+	if k.has("ann", "1") || k.has("ann", "8") {
+		t.Error("an account that is forgotten is known")
+	}
 	for i := range knownAccounts + 1000 {
 		k.add(fmt.Sprint("user ", i), "0")
 	}
@@ -151,6 +155,22 @@ func TestSubscriber(t *testing.T) {
 		if got := subscriber(plainAddr(netip.MustParseAddr(ip))).String(); got != want {
 			t.Errorf("%s: %s, want %s", ip, got, want)
 		}
+	}
+}
+
+// However many accounts an address has, their hashes wait as those of one.
+func TestHashingByAddress(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	of := func(id int64, address string) hashing {
+		ctx := context.WithValue(t.Context(), callerKey{}, caller{user: user{ID: id}})
+		return hashingOf(withClientAddr(ctx, netip.MustParseAddr(address)))
+	}
+	if of(1, "192.0.2.1") != of(2, "192.0.2.1") || of(1, "2001:db8::1") != of(2, "2001:db8::2") {
+		t.Error("two accounts of one address take turns")
+	}
+	if of(1, "192.0.2.1") == of(1, "192.0.2.2") {
+		t.Error("two addresses do not")
 	}
 }
 

@@ -170,7 +170,7 @@ func (s *restServer) listAudit(r *http.Request) (any, error) {
 	if before == 0 {
 		before = maxSeq
 	}
-	rows, err := s.store.auditBefore(r.Context(), before, limit)
+	rows, err := s.store.auditBefore(r.Context(), r.URL.Query().Get("query"), before, limit)
 	return struct {
 		Entries []restAudit `json:"entries"`
 	}{listed(rows, func(a auditRow) restAudit {

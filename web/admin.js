@@ -48,7 +48,6 @@ export class AdminDialog {
   #show(what) {
     this.#what = what;
     for (const tab of this.#dialog.querySelectorAll("[data-what]")) tab.ariaPressed = String(tab.dataset.what === what);
-    this.#find("#admin-query").hidden = what === "audit";
     this.#find("#admin-query").value = "";
     this.#find("#admin-list").replaceChildren();
     this.#load();
@@ -58,11 +57,12 @@ export class AdminDialog {
   async #load(behind) {
     const run = ++this.#run;
     const what = this.#what;
-    const position = what === "audit" ? { before: behind ?? 0 } : { after: behind ?? 0, query: this.#find("#admin-query").value.trim() };
+    const position = what === "audit" ? { before: behind ?? 0 } : { after: behind ?? 0 };
+    const query = this.#find("#admin-query").value.trim();
     let rows = [];
     let mistake = "";
     try {
-      rows = await this.#session.asUser((token) => api.adminList(token, what, { ...position, limit: page }));
+      rows = await this.#session.asUser((token) => api.adminList(token, what, { ...position, query, limit: page }));
     } catch (error) {
       mistake = error.message;
     }

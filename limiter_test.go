@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -158,22 +159,6 @@ func TestSubscriber(t *testing.T) {
 	}
 }
 
-// However many accounts an address has, their hashes wait as those of one.
-func TestHashingByAddress(t *testing.T) {
-	onlySQLite(t)
-	t.Parallel()
-	of := func(id int64, address string) hashing {
-		ctx := context.WithValue(t.Context(), callerKey{}, caller{user: user{ID: id}})
-		return hashingOf(withClientAddr(ctx, netip.MustParseAddr(address)))
-	}
-	if of(1, "192.0.2.1") != of(2, "192.0.2.1") || of(1, "2001:db8::1") != of(2, "2001:db8::2") {
-		t.Error("two accounts of one address take turns")
-	}
-	if of(1, "192.0.2.1") == of(1, "192.0.2.2") {
-		t.Error("two addresses do not")
-	}
-}
-
 // asking waits for a hash in a lane by a key, and tells who got one, in order.
 type asking struct {
 	p *passwords
@@ -183,9 +168,11 @@ type asking struct {
 	ends   map[string][]error
 }
 
+// ask asks by a key: an address, or an address and a user behind a slash.
 func (a *asking) ask(lane int, key string) {
+	address, user, _ := strings.Cut(key, "/")
 	go func() {
-		err := a.p.run(context.Background(), hashing{lane, key}, func() {
+		err := a.p.run(context.Background(), hashing{lane, address, user}, func() {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.served = append(a.served, key)
@@ -208,7 +195,7 @@ func TestHashingIsFair(t *testing.T) {
 		then(a)
 		a.p.next() // it ends, and all others run one after the other
 		synctest.Wait()
-		if a.p.busy != 0 || a.p.lanes[0].n+a.p.lanes[1].n+len(a.p.lanes[0].keys)+len(a.p.lanes[1].keys) != 0 {
+		if a.p.busy != 0 || a.p.lanes[0].n+a.p.lanes[1].n+len(a.p.lanes[0].waiters)+len(a.p.lanes[1].waiters) != 0 {
 			t.Errorf("at the end there is %+v", a.p)
 		}
 		return a
@@ -246,6 +233,33 @@ func TestHashingIsFair(t *testing.T) {
 			t.Errorf("served %v, want ann first and adam soon", a.served)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) { // as many accounts as there are places, at one address
+		a := busy(t, func(a *asking) {
+			for i := range hashQueue {
+				a.ask(laneKnown, fmt.Sprint("eve/", i))
+			}
+			a.ask(laneKnown, "ann/1")
+			a.ask(laneKnown, "eve/0")
+			a.ask(laneKnown, "eve/0")
+		})
+		if got := a.ends["ann/1"]; len(got) != 1 || got[0] != nil || slices.Index(a.served, "ann/1") > 1 {
+			t.Errorf("ann gets %v, and has the turn %d", got, slices.Index(a.served, "ann/1"))
+		}
+		if got := a.ends["eve/0"]; len(got) != 3 || !errors.Is(got[0], errOverloaded) {
+			t.Errorf("one that has a turn already, where all have one, gets %v", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // one account has all places, and another one of its address comes
+		a := busy(t, func(a *asking) {
+			for range hashQueue {
+				a.ask(laneKnown, "eve/0")
+			}
+			a.ask(laneKnown, "eve/1")
+		})
+		if got := a.ends["eve/1"]; len(got) != 1 || got[0] != nil || slices.Index(a.served, "eve/1") > 1 {
+			t.Errorf("who shares the address gets %v, and has the turn %d", got, slices.Index(a.served, "eve/1"))
+		}
+	})
 	synctest.Test(t, func(t *testing.T) { // as many who ask as there are places
 		a := busy(t, func(a *asking) {
 			for i := range hashQueue {
@@ -269,15 +283,15 @@ func TestHashQueueEnds(t *testing.T) {
 		p.busy = p.workers // with hashes that take long, as they do when the machine is busy with other things
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		if _, err := p.hash(ctx, hashing{laneKnown, "a"}, testPassword); !errors.Is(err, errOverloaded) {
+		if _, err := p.hash(ctx, hashing{laneKnown, "a", ""}, testPassword); !errors.Is(err, errOverloaded) {
 			t.Errorf("a hash that does not get its turn: %v, want OVERLOADED", err)
 		}
 		ctx, cancel = context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if _, err := p.hash(ctx, hashing{laneKnown, "a"}, testPassword); !errors.Is(err, context.Canceled) {
+		if _, err := p.hash(ctx, hashing{laneKnown, "a", ""}, testPassword); !errors.Is(err, context.Canceled) {
 			t.Errorf("a hash whose caller is gone: %v", err)
 		}
-		if n := p.lanes[laneKnown].n; n != 0 || len(p.lanes[laneKnown].keys) != 0 {
+		if n := p.lanes[laneKnown].n; n != 0 || len(p.lanes[laneKnown].waiters) != 0 {
 			t.Errorf("%d wait still", n)
 		}
 	})

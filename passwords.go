@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -37,8 +38,8 @@ const (
 // processor, which a flood of log-ins must not take from those who chat. It is safe for concurrent use.
 //
 // Who waits stands in one of two lanes, which take turns: those who are known, by a token or by an address, do not wait
-// for strangers. In a lane those turns go round by key, such as an address, so that it counts for nothing how many
-// requests a key has there.
+// for strangers. In a lane the turns go round by address, and among those of an address by user: so it counts for nothing
+// how many requests, or accounts, somebody has there.
 type passwords struct {
 	workers int
 
@@ -54,15 +55,19 @@ const (
 	laneKnown
 )
 
-// lane is who waits, by key; the key that has the next turn first. No key is without a turn.
+// lane is who waits. Nobody in it is without a turn.
 type lane struct {
-	keys []*waiters
-	n    int // turns of all
+	waiters []*waiters // in the order in which they came
+	n       int        // turns of all
+	served  int        // turns that were had
 }
 
+// waiters are the turns of one user, or one stranger, at one address.
 type waiters struct {
-	key   string
-	turns []*turn
+	address, user string
+	turns         []*turn
+	// since is what served was when the address, or the user, had its last turn, or when it came.
+	addressSince, since int
 }
 
 // turn is one caller's. Its channel takes true when it may hash, and false when it was put out.
@@ -72,16 +77,15 @@ func newPasswords() *passwords {
 	return &passwords{workers: max(1, runtime.NumCPU()/2)}
 }
 
-// hashing says in which lane a caller waits, and by which key.
+// hashing says in which lane a caller waits, and as whom.
 type hashing struct {
-	lane int
-	key  string
+	lane          int
+	address, user string
 }
 
-// hashingOf is how the caller of ctx waits, whose token was checked: by address, for one address may have any number of
-// accounts.
+// hashingOf is how the caller of ctx waits, whose token was checked.
 func hashingOf(ctx context.Context) hashing {
-	return hashing{laneKnown, subscriber(clientAddr(ctx)).String()}
+	return hashing{laneKnown, subscriber(clientAddr(ctx)).String(), userKey(callerOf(ctx).user.ID)}
 }
 
 // run waits for its turn and calls fn. errOverloaded: too many wait already.
@@ -108,35 +112,41 @@ func (p *passwords) enter(h hashing) (*turn, error) {
 		p.busy++
 		return nil, nil
 	}
-	return p.lanes[h.lane].add(h.key)
+	return p.lanes[h.lane].add(h.address, h.user)
 }
 
-// add adds a turn of a key. In a full lane it takes the place of one whose key has more of them.
-func (l *lane) add(key string) (*turn, error) {
-	var own, longest *waiters
-	for _, w := range l.keys {
-		if w.key == key {
-			own = w
-		}
-		if longest == nil || len(w.turns) > len(longest.turns) {
-			longest = w
+// add adds a turn. In a full lane it takes the place of one of an address that has more of them, or of another user at the
+// same address who has.
+func (l *lane) add(address, user string) (*turn, error) {
+	own := &waiters{address: address, user: user, addressSince: l.served, since: l.served}
+	turns := map[string]int{} // by address
+	for _, w := range l.waiters {
+		turns[w.address] += len(w.turns)
+		if w.address == address {
+			own.addressSince = w.addressSince
 		}
 	}
-	if own == nil {
-		own = &waiters{key: key}
+	if i := slices.IndexFunc(l.waiters, func(w *waiters) bool { return w.address == address && w.user == user }); i >= 0 {
+		own = l.waiters[i]
 	}
 	if l.n >= hashQueue {
-		if len(longest.turns) < len(own.turns)+2 {
+		var longest *waiters // of the addresses that have most, or of the own one
+		for _, w := range l.waiters {
+			more := turns[w.address] >= turns[address]+2 || w.address == address && len(w.turns) >= len(own.turns)+2
+			if more && (longest == nil || turns[w.address] > turns[longest.address] || turns[w.address] == turns[longest.address] && len(w.turns) > len(longest.turns)) {
+				longest = w
+			}
+		}
+		if longest == nil {
 			return nil, errOverloaded
 		}
-		last := len(longest.turns) - 1
-		longest.turns[last].ready <- false
-		longest.turns = longest.turns[:last]
-		l.n--
+		out := longest.turns[len(longest.turns)-1]
+		l.remove(out)
+		out.ready <- false
 	}
 	t := &turn{ready: make(chan bool, 1)}
 	if own.turns = append(own.turns, t); len(own.turns) == 1 {
-		l.keys = append(l.keys, own)
+		l.waiters = append(l.waiters, own)
 	}
 	l.n++
 	return t, nil
@@ -158,7 +168,7 @@ func (p *passwords) await(ctx context.Context, h hashing, t *turn) error {
 		err = ctx.Err()
 	}
 	p.mu.Lock()
-	gone := p.lanes[h.lane].remove(h.key, t)
+	gone := p.lanes[h.lane].remove(t)
 	p.mu.Unlock()
 	if !gone && <-t.ready { // it came just now
 		p.next()
@@ -167,14 +177,14 @@ func (p *passwords) await(ctx context.Context, h hashing, t *turn) error {
 }
 
 // remove takes a turn out. It returns false if it is out already.
-func (l *lane) remove(key string, t *turn) bool {
-	for i, w := range l.keys {
+func (l *lane) remove(t *turn) bool {
+	for i, w := range l.waiters {
 		j := slices.Index(w.turns, t)
-		if w.key != key || j < 0 {
+		if j < 0 {
 			continue
 		}
 		if w.turns = slices.Delete(w.turns, j, j+1); len(w.turns) == 0 {
-			l.keys = slices.Delete(l.keys, i, i+1)
+			l.waiters = slices.Delete(l.waiters, i, i+1)
 		}
 		l.n--
 		return true
@@ -198,15 +208,20 @@ func (p *passwords) next() {
 	p.lanes[other].pop().ready <- true
 }
 
-// pop takes out the next turn, of a key that then is the last one.
+// pop takes out the next turn: of the address that has waited longest for one, and there of the user who has.
 func (l *lane) pop() *turn {
-	w := l.keys[0]
-	t := w.turns[0]
-	l.keys = slices.Delete(l.keys, 0, 1)
-	if w.turns = slices.Delete(w.turns, 0, 1); len(w.turns) > 0 {
-		l.keys = append(l.keys, w)
+	next := slices.MinFunc(l.waiters, func(a, b *waiters) int {
+		return cmp.Or(cmp.Compare(a.addressSince, b.addressSince), cmp.Compare(a.since, b.since))
+	})
+	l.served++
+	next.since = l.served
+	for _, w := range l.waiters {
+		if w.address == next.address {
+			w.addressSince = l.served
+		}
 	}
-	l.n--
+	t := next.turns[0]
+	l.remove(t)
 	return t
 }
 

@@ -48,7 +48,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	if _, err := s.store.userByName(r.Context(), c.UserName); err == nil {
 		return nil, errNameTaken
 	}
-	hash, err := s.passwords.hash(r.Context(), hashing{laneStrangers, address}, c.Password)
+	hash, err := s.passwords.hash(r.Context(), hashing{lane: laneStrangers, address: address}, c.Password)
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +134,9 @@ func (s *restServer) loginTries(r *http.Request, account, address string) ([]try
 			{s.limits.loginsPerAddress, address},
 			{s.limits.loginsPerAccountAndAddress, address + " " + account},
 			{s.limits.loginsPerAccount, account},
-		}, hashing{laneStrangers, address}
+		}, hashing{lane: laneStrangers, address: address}
 	}
-	return []try{{s.limits.loginsPerAccountAndAddress, own + " " + account}}, hashing{laneKnown, address}
+	return []try{{s.limits.loginsPerAccountAndAddress, own + " " + account}}, hashing{laneKnown, address, account}
 }
 
 func (s *restServer) getAccount(r *http.Request) (any, error) {

@@ -30,7 +30,7 @@ const testSecret = "a secret of the tests, 32 bytes and more"
 // tokenMaker signs tokens as a server with the given secret does, for claims of the test's own.
 func tokenMaker(t testing.TB, secret string) *auth {
 	t.Helper()
-	a, err := newAuth(nil, slog.New(slog.DiscardHandler), secret, time.Hour)
+	a, err := newAuth(secret, auth{log: slog.New(slog.DiscardHandler), duration: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -143,11 +143,11 @@ func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomR
 	if err != nil {
 		return nil, err
 	}
-	room, err := s.room(ctx, u, code, ownerOnly(u))
+	room, err := s.room(ctx, u, code, u.mayChange)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.store.deleteRoom(ctx, u, room.ID, ownerOnly(u)); err != nil {
+	if err := s.store.deleteRoom(ctx, u, room.ID, u.mayChange); err != nil {
 		return nil, roomError(err)
 	}
 	s.roomDeleted(room.ID)

@@ -13,7 +13,7 @@ import (
 
 // What an owner or an ADMIN does to a room and its members. may is asked in the transaction, when nobody else can change
 // the room: its error is returned, and nothing done. errNotFound: there is no such room. errNoMember: there is no such
-// member or ban in it. errTokenInvalid: who does it is not what it was.
+// member in it. errTokenInvalid: who does it is not what it was.
 
 // inRoomTx runs fn on a room, and writes what it returns to the audit log.
 func (s *store) inRoomTx(ctx context.Context, by user, id int64, may func(roomRow) error, fn func(context.Context, *sql.Tx, roomRow) ([]auditEntry, error)) error {
@@ -102,9 +102,12 @@ func handOver(ctx context.Context, tx *sql.Tx, room roomRow, id int64, name stri
 		(SELECT 1 FROM members WHERE room_id = $2 AND user_id = $1)`, id, room.ID))
 }
 
-// removeMember ends a membership.
+// removeMember ends a membership. errMemberProtected: it is the owner's.
 func (s *store) removeMember(ctx context.Context, by user, id int64, u user, may func(roomRow) error) error {
 	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
+		if u.ID == room.OwnerID {
+			return nil, errMemberProtected
+		}
 		action := auditMemberRemoved
 		if u.ID == by.ID {
 			action = auditMemberLeft
@@ -118,8 +121,12 @@ func memberEntry(action string, u user, room roomRow) auditEntry {
 }
 
 // ban ends a membership, if there is one, and forbids another one. It does nothing to who is banned already.
+// errMemberProtected, errBanAdmin: the user is the owner, or an ADMIN.
 func (s *store) ban(ctx context.Context, by user, id int64, u user, may func(roomRow) error) error {
 	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
+		if u.ID == room.OwnerID {
+			return nil, errMemberProtected
+		}
 		now, err := scanUser(tx.QueryRowContext(ctx, selectUser+`WHERE u.id = $1 AND NOT u.deleted`, u.ID))
 		switch {
 		case err != nil:
@@ -139,10 +146,14 @@ func (s *store) ban(ctx context.Context, by user, id int64, u user, may func(roo
 	})
 }
 
-// unban lifts a ban.
+// unban lifts a ban. errNoBan: there is none.
 func (s *store) unban(ctx context.Context, by user, id int64, u user, may func(roomRow) error) error {
 	return s.inRoomTx(ctx, by, id, may, func(ctx context.Context, tx *sql.Tx, room roomRow) ([]auditEntry, error) {
-		return []auditEntry{memberEntry(auditMemberUnbanned, u, room)}, one(tx.ExecContext(ctx, `DELETE FROM bans WHERE room_id = $1 AND user_id = $2`, id, u.ID))
+		err := one(tx.ExecContext(ctx, `DELETE FROM bans WHERE room_id = $1 AND user_id = $2`, id, u.ID))
+		if errors.Is(err, errNotFound) {
+			err = errNoBan
+		}
+		return []auditEntry{memberEntry(auditMemberUnbanned, u, room)}, err
 	})
 }
 

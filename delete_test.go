@@ -115,7 +115,7 @@ func TestDeletedInBatch(t *testing.T) {
 		defer s.leave()
 		rooms, sessions = append(rooms, r), append(sessions, s)
 	}
-	if err := st.deleteRoom(ctx, u, rooms[0].ID, ownerOnly(u)); err != nil {
+	if err := st.deleteRoom(ctx, u, rooms[0].ID, u.mayChange); err != nil {
 		t.Fatal(err)
 	}
 	if more, err := st.purgeDeletedRooms(ctx); !more || err != nil {

@@ -96,6 +96,7 @@ var (
 	errLeft          = errRoomAccessDenied.saying("You have left this room.")
 	errBanAdmin      = errMemberProtected.saying("An administrator cannot be banned from a room.")
 	errNoMember      = errUserNotFound.saying("The room has no member of this name.")
+	errNoBan         = errUserNotFound.saying("Nobody of this name is banned from the room.")
 	errWrongPassword = errInvalidCredentials.saying("The password is wrong.")
 )
 

@@ -208,7 +208,7 @@ func FuzzToken(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	a, err := newAuth(st, slog.New(slog.DiscardHandler), testSecret, time.Hour)
+	a, err := newAuth(testSecret, auth{store: st, log: slog.New(slog.DiscardHandler), duration: time.Hour})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -9,28 +9,35 @@ import (
 
 // What owners and ADMINs do to rooms and their members. The rules are asked twice: before any work, and in the transaction.
 
-// ownerOnly is the rule of who may change a room: its owner, and an ADMIN. Others are not told what they are no members of.
-func ownerOnly(u user) func(roomRow) error {
-	return func(room roomRow) error {
-		switch {
-		case u.Role == roleAdmin, room.OwnerID == u.ID:
-			return nil
-		case room.IsMember:
-			return errNotOwner
-		}
-		return errRoomNotFound
+// mayChange is the rule of who may change a room: its owner, and an ADMIN. Others are not told what they are no members of.
+func (u user) mayChange(room roomRow) error {
+	switch {
+	case u.Role == roleAdmin, room.OwnerID == u.ID:
+		return nil
+	case room.IsMember:
+		return errNotOwner
 	}
+	return errRoomNotFound
 }
 
-// membersOnly is the rule of who may see the members of a room.
-func membersOnly(u user) func(roomRow) error {
-	return func(room roomRow) error {
-		if room.IsMember || u.Role == roleAdmin {
-			return nil
-		}
-		return errRoomNotFound
+// maySee is the rule of who may see the members of a room.
+func (u user) maySee(room roomRow) error {
+	if room.IsMember || u.Role == roleAdmin {
+		return nil
 	}
+	return errRoomNotFound
 }
+
+// mayRemove is the rule of who may take a member out of a room: who may change it, and the member itself.
+func (u user) mayRemove(room roomRow, member user) error {
+	if member.ID == u.ID {
+		return u.maySee(room)
+	}
+	return u.mayChange(room)
+}
+
+// mayBan is the rule of who may ban a user from a room, or lift that.
+func (u user) mayBan(room roomRow, _ user) error { return u.mayChange(room) }
 
 // room finds a room for u, if may allows it.
 func (s *chatServer) room(ctx context.Context, u user, shortCode string, may func(roomRow) error) (roomRow, error) {
@@ -46,9 +53,9 @@ func (s *chatServer) room(ctx context.Context, u user, shortCode string, may fun
 }
 
 // roomUsers lists users of a room, for whom may allows it.
-func (s *chatServer) roomUsers(ctx context.Context, shortCode string, may func(user) func(roomRow) error, list func(context.Context, int64) ([]roomUser, error)) (roomRow, []roomUser, error) {
+func (s *chatServer) roomUsers(ctx context.Context, shortCode string, may func(user, roomRow) error, list func(context.Context, int64) ([]roomUser, error)) (roomRow, []roomUser, error) {
 	u := callerOf(ctx).user
-	room, err := s.room(ctx, u, shortCode, may(u))
+	room, err := s.room(ctx, u, shortCode, func(room roomRow) error { return may(u, room) })
 	if err != nil {
 		return room, nil, err
 	}
@@ -88,7 +95,7 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 			return roomRow{}, err
 		}
 	}
-	room, err := s.room(ctx, u, shortCode, ownerOnly(u))
+	room, err := s.room(ctx, u, shortCode, u.mayChange)
 	if err != nil {
 		return roomRow{}, err
 	}
@@ -110,7 +117,7 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 		}
 		change.Hash, change.Open = &hash, *to.RoomPassword == ""
 	}
-	err = s.store.changeRoom(ctx, u, room.ID, change, ownerOnly(u))
+	err = s.store.changeRoom(ctx, u, room.ID, change, u.mayChange)
 	if errors.Is(err, errNoMember) {
 		return roomRow{}, invalid("owner", "The new owner has to be a member of the room.")
 	}
@@ -122,66 +129,43 @@ func (s *chatServer) changeRoom(ctx context.Context, shortCode string, to newRoo
 
 // removeMember takes a member out of a room: another one, or the caller itself.
 func (s *chatServer) removeMember(ctx context.Context, shortCode, name string) error {
-	u := callerOf(ctx).user
-	may, end := ownerOnly(u), errRemoved
-	room, member, err := s.roomAndUser(ctx, shortCode, name, func(room roomRow, member user) error {
-		if member.ID == u.ID {
-			may, end = membersOnly(u), errLeft
-		}
-		return may(room)
-	})
-	if err != nil {
-		return err
+	room, member, err := s.changeMember(ctx, shortCode, name, user.mayRemove, s.store.removeMember)
+	end := errRemoved
+	if member.ID == callerOf(ctx).user.ID {
+		end = errLeft
 	}
-	err = s.store.removeMember(ctx, u, room.ID, member, func(room roomRow) error { return cmp.Or(may(room), ownerStays(room, member)) })
 	return s.expel(ctx, err, room, member, end)
 }
 
 // ban takes a user out of a room, if it is a member, and keeps it out.
 func (s *chatServer) ban(ctx context.Context, shortCode, name string) error {
-	u := callerOf(ctx).user
-	may := ownerOnly(u)
-	room, member, err := s.roomAndUser(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
-	if err != nil {
-		return err
-	}
-	err = s.store.ban(ctx, u, room.ID, member, func(room roomRow) error { return cmp.Or(may(room), ownerStays(room, member)) })
-	return s.expel(ctx, err, room, member, errBanned)
+	room, u, err := s.changeMember(ctx, shortCode, name, user.mayBan, s.store.ban)
+	return s.expel(ctx, err, room, u, errBanned)
 }
 
 // unban lets a user in again that knows the room's password.
 func (s *chatServer) unban(ctx context.Context, shortCode, name string) error {
-	u := callerOf(ctx).user
-	may := ownerOnly(u)
-	room, member, err := s.roomAndUser(ctx, shortCode, name, func(room roomRow, _ user) error { return may(room) })
-	if err != nil {
-		return err
-	}
-	err = s.store.unban(ctx, u, room.ID, member, may)
-	if errors.Is(err, errNoMember) {
-		return errNoMember.saying("Nobody of this name is banned from the room.")
-	}
+	_, _, err := s.changeMember(ctx, shortCode, name, user.mayBan, s.store.unban)
 	return roomError(err)
 }
 
-// roomAndUser finds a room and a user for a change. Who may not make it is told so, and not whether there is such a user.
-func (s *chatServer) roomAndUser(ctx context.Context, shortCode, name string, may func(roomRow, user) error) (room roomRow, u user, err error) {
+// changeMember changes what a user is to a room, by change, if may lets the caller. Who may not is told so, and not whether
+// there is such a user.
+func (s *chatServer) changeMember(ctx context.Context, shortCode, name string, may func(by user, room roomRow, u user) error,
+	change func(ctx context.Context, by user, roomID int64, u user, may func(roomRow) error) error) (room roomRow, u user, err error) {
 	by := callerOf(ctx).user
-	if room, err = s.room(ctx, by, shortCode, membersOnly(by)); err != nil {
+	if room, err = s.room(ctx, by, shortCode, by.maySee); err != nil {
 		return room, u, err
 	}
 	u, err = s.userNamed(ctx, name)
-	if err = cmp.Or(may(room, u), err); err == nil {
-		err = take(try{s.limits.roomsPerUser, userKey(by.ID)}) // as changeRoom
+	mayChange := func(room roomRow) error { return may(by, room, u) }
+	if err = cmp.Or(mayChange(room), err); err != nil {
+		return room, u, err
 	}
-	return room, u, err
-}
-
-func ownerStays(room roomRow, u user) error {
-	if room.OwnerID == u.ID {
-		return errMemberProtected
+	if err = take(try{s.limits.roomsPerUser, userKey(by.ID)}); err != nil { // as changeRoom
+		return room, u, err
 	}
-	return nil
+	return room, u, change(ctx, by, room.ID, u, mayChange)
 }
 
 // userNamed finds the account of a name in a path. A space at its end is ignored where there is no such name: a browser takes

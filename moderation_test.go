@@ -368,10 +368,10 @@ func TestRoomsKeepAnOwner(t *testing.T) {
 				all.Go(func() { expected(st.addMember(ctx, room.ID, u.ID)) })
 			}
 			all.Go(func() {
-				expected(st.ban(ctx, user{}, room.ID, users[3], func(room roomRow) error { return ownerStays(room, users[3]) }))
+				expected(st.ban(ctx, user{}, room.ID, users[3], anything))
 			})
 			all.Go(func() {
-				expected(st.removeMember(ctx, user{}, room.ID, users[2], func(room roomRow) error { return ownerStays(room, users[2]) }))
+				expected(st.removeMember(ctx, user{}, room.ID, users[2], anything))
 			})
 		}
 		for i := range 2 {

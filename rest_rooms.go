@@ -105,7 +105,7 @@ func (s *restServer) joinRoom(r *http.Request) (any, error) {
 }
 
 func (s *restServer) listMembers(r *http.Request) (any, error) {
-	room, members, err := s.chat.roomUsers(r.Context(), r.PathValue("short_code"), membersOnly, s.store.members)
+	room, members, err := s.chat.roomUsers(r.Context(), r.PathValue("short_code"), user.maySee, s.store.members)
 	type member struct {
 		UserName string `json:"user_name"`
 		Owner    bool   `json:"owner"`
@@ -120,7 +120,7 @@ func (s *restServer) removeMember(r *http.Request) (any, error) {
 }
 
 func (s *restServer) listBans(r *http.Request) (any, error) {
-	_, bans, err := s.chat.roomUsers(r.Context(), r.PathValue("short_code"), ownerOnly, s.store.bans)
+	_, bans, err := s.chat.roomUsers(r.Context(), r.PathValue("short_code"), user.mayChange, s.store.bans)
 	type ban struct {
 		UserName  string    `json:"user_name"`
 		CreatedAt time.Time `json:"created_at"`

@@ -132,3 +132,34 @@ func TestConfigInReadme(t *testing.T) {
 		t.Errorf("%d keys, want %d", checked, len(configKeys))
 	}
 }
+
+// Every test that RELIABILITY.md names is there.
+func TestReliabilityNames(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	text, err := os.ReadFile("RELIABILITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var code []byte
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code = append(code, b...)
+	}
+	names := regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1)
+	if len(names) < 20 {
+		t.Errorf("RELIABILITY.md names %d tests", len(names))
+	}
+	for _, m := range names {
+		if !strings.Contains(string(code), "\nfunc "+m[1]+"(t *testing.T)") {
+			t.Errorf("there is no test %s", m[1])
+		}
+	}
+}

@@ -258,6 +258,11 @@ func TestPageAfterRetention(t *testing.T) {
 
 	// Who reads in the middle, while what follows there is removed, gets to what is left.
 	last := post(228, 800)[800-228]
+	eventually(t, patience, "all that is live", func() bool {
+		shown := p.messages()
+		return len(shown) > 0 && shown[len(shown)-1] == last
+	})
+	time.Sleep(500 * time.Millisecond) // it has noted that they are read
 	eval[bool](p, fmt.Sprintf(`localStorage.setItem("grpcchatter.read/ann/%s", "230"), true`, code))
 	p.do(chromedp.Reload())
 	p.awaitText("#messages", "message 231")

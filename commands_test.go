@@ -173,12 +173,15 @@ func TestFirstStart(t *testing.T) {
 		p := startProgram(t, dir, nil, "--listen-addr=127.0.0.1:0")
 		addr := p.addrs(t, 1)[0]
 		fastest = min(fastest, time.Since(began))
-		for _, want := range []string{"http://" + addr, "/grpcchatter.db\n", " chat --server http://" + addr + "\n", "Ctrl-C"} {
+		for _, want := range []string{"http://" + addr, "/grpcchatter.db\n", "To chat, open http://" + addr + " ", " chat --server http://" + addr + "\n", "Ctrl-C"} {
 			if !strings.Contains(p.stdout(), want) {
 				t.Errorf("no %q in:\n%s", want, p.stdout())
 			}
 		}
 		p.stop()
+		if !strings.Contains(p.log(), "listen=["+addr+"]") { // not the port 0 that was asked for
+			t.Errorf("the log does not name %s:\n%s", addr, p.log())
+		}
 	}
 	t.Logf("ready in %s", fastest)
 	if fastest > 2*time.Second {

@@ -122,3 +122,32 @@ func TestWALBounded(t *testing.T) {
 		t.Errorf("the last message is %v (%v), want seq %d", page, err, seq)
 	}
 }
+
+// A server that stops while it waits for its turn to cut the log was told to have met a reader that never ends.
+func TestWALEnd(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	st, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + filepath.Join(t.TempDir(), "grpcchatter.db"), Synchronous: "normal", Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	writer, err := st.w.Conn(t.Context()) // the only one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	var log bytes.Buffer // of boundWAL alone, until it has returned
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var bounding sync.WaitGroup
+	bounding.Go(func() {
+		st.engine.(*sqliteEngine).boundWAL(ctx, slog.New(slog.NewTextHandler(&log, nil)), 0)
+	})
+	eventually(t, patience, "it waits for the writer", func() bool { return st.w.Stats().WaitCount > 0 })
+	cancel()
+	bounding.Wait()
+	if log.Len() > 0 {
+		t.Errorf("the log says %q", log.String())
+	}
+}

@@ -439,25 +439,25 @@ func TestPageAfterRestore(t *testing.T) {
 func TestPageRateLimited(t *testing.T) {
 	t.Parallel()
 	b := startBrowser(t)
-	p, metrics := startMeasured(t, "--rate-limits=on", "--limit-messages-per-user=3+1/3s")
+	p, metrics := startMeasured(t, "--rate-limits=on", "--limit-messages-per-user=1+1/3s")
 	ann := b.open("ann", "http://"+p.addr+"/")
 	ann.register("ann")
 	ann.createRoom("Tea", "")
 	var said []string
-	for i := range 6 {
+	for i := range 3 {
 		said = append(said, fmt.Sprint("message ", i))
 		ann.say(said[i])
 	}
 	ann.awaitText("#chat", "faster than the server allows")
-	ann.await("document.querySelectorAll('#messages > li[data-state=sent]').length === 6")
+	ann.await("document.querySelectorAll('#messages > li[data-state=sent]').length === 3")
 	if got := ann.messages(); !slices.Equal(got, said) {
 		t.Errorf("the page shows %q", got)
 	}
 	got, _ := scrape(t, metrics)
 	if n := got.value("grpcchatter_sessions_opened_total"); n < 2 || n > 6 {
-		t.Errorf("%v sessions for 6 messages, want few", n)
+		t.Errorf("%v sessions for 3 messages, want few", n)
 	}
-	if n := got.value("grpcchatter_messages_stored_total"); n != 6 {
+	if n := got.value("grpcchatter_messages_stored_total"); n != 3 {
 		t.Errorf("%v messages are stored", n)
 	}
 	ann.wantQuiet()

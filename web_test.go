@@ -449,7 +449,9 @@ func TestPageRateLimited(t *testing.T) {
 		ann.say(said[i])
 	}
 	ann.awaitText("#chat", "faster than the server allows")
-	ann.await("document.querySelectorAll('#messages > li[data-state=sent]').length === 3")
+	eventually(t, 2*patience, "all are sent", func() bool {
+		return eval[int](ann, "document.querySelectorAll('#messages > li[data-state=sent]').length") == 3
+	})
 	if got := ann.messages(); !slices.Equal(got, said) {
 		t.Errorf("the page shows %q", got)
 	}

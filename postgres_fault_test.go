@@ -146,7 +146,7 @@ func TestPostgresErrors(t *testing.T) {
 	for _, c := range []struct{ name, address, says string }{
 		{"another program's", address, "another program"},
 		{"newer", newer, "newer version"},
-		{"empty", empty, "empty"},
+		{"empty", empty, "holds no data"},
 		{"no such database", as(u.User, "nosuch", "sslmode=disable"), "does not exist"},
 		{"wrong password", as(url.UserPassword("needspassword", "hunter2hunter2"), "postgres", "sslmode=disable"), "password authentication failed"},
 		{"no TLS there", as(u.User, "postgres", "sslmode=require"), "TLS"},

@@ -242,6 +242,11 @@ func wantOneOfTwo(t *testing.T, start func() *exec.Cmd) {
 		server := &runningProgram{cmd: start(), done: make(chan struct{})}
 		server.start(t)
 		defer server.stop()
+		defer func() {
+			if t.Failed() {
+				t.Logf("a server said: %s%s", server.stdout(), server.log())
+			}
+		}()
 		both = append(both, server)
 	}
 	eventually(t, patience, "one has ended and the other one is ready", func() bool {

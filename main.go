@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -214,14 +215,19 @@ type chatCommand struct {
 	Register     bool   `help:"Create the account first."`
 	Create       string `placeholder:"NAME" help:"Create a room of this name, print its short code, and join it."`
 	Plain        bool   `help:"Lines in are messages, lines out are 'time name: text', even on a terminal."`
+	Notify       string `env:"GRPCCHATTER_NOTIFY" enum:",bell,osc9" default:"" placeholder:"HOW" help:"On a mention: bell rings, osc9 has the terminal show a notification."`
 }
 
 func (chatCommand) Help() string { return tui.Help }
 
 func (c *chatCommand) Run(ctx context.Context, std stdio) error {
+	folder, err := os.UserConfigDir()
+	if err == nil {
+		folder = filepath.Join(folder, "grpcchatter")
+	}
 	return tui.Run(ctx, tui.Options{
 		Server: c.Server, User: c.User, Password: c.Password, Room: c.Room, RoomPassword: c.RoomPassword,
-		Register: c.Register, Create: c.Create, Plain: c.Plain, In: std.in, Out: std.out, Err: std.err,
+		Register: c.Register, Create: c.Create, Plain: c.Plain, Notify: c.Notify, Folder: folder, In: std.in, Out: std.out, Err: std.err,
 	})
 }
 

@@ -2,155 +2,301 @@ package tui
 
 import (
 	"context"
-	"errors"
-	"strconv"
+	"fmt"
 	"strings"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
 
-const help = `* What you type is sent to the room. Commands:
-    /users         who is here now
-    /history [N]   N (20) messages from before the oldest on the screen
-    /rooms         the rooms that you are a member of
-    /delete CODE   delete this room with all its messages, for everybody; its owner may
-    /quit          leave; so does Ctrl-C, and Ctrl-D on an empty line
-    /help          this list
-    //text         send a message that begins with a slash
-  Up and Down bring back what you have typed. Alt-Enter begins a new line.`
+// command is what a line that begins with a slash does.
+type command struct {
+	name, args, does string
+	run              func(a *app, argument string)
+}
 
-// maxHistoryPage is how many messages the server returns at a time.
-const maxHistoryPage = 200
+// commands are the commands, in the order in which they are listed.
+func commands() []command {
+	return []command{
+		{"/join", "CODE", "enter a room; its password is asked for if it has one", (*app).joinCommand},
+		{"/create", "NAME", "make a room, and enter it", (*app).createCommand},
+		{"/invite", "", "what to tell somebody who is to come to this room", (*app).inviteCommand},
+		{"/users", "", "who is here now", (*app).usersCommand},
+		{"/rooms", "", "your rooms, with their codes", (*app).roomsCommand},
+		{"/leave", "", "be a member of this room no more", (*app).leaveCommand},
+		{"/delete", "CODE", "delete this room and its messages, for everybody; its owner may", (*app).deleteCommand},
+		{"/logout", "", "log in as somebody else, and forget the token", (*app).logoutCommand},
+		{"/help", "", "the keys, and these commands", (*app).helpCommand},
+		{"/quit", "", "leave the program", func(a *app, _ string) { a.quit() }},
+	}
+}
 
-// entered handles a line: a command or a message.
-func (ch *chat) entered(ctx context.Context, line string) {
-	if strings.TrimSpace(line) == "" {
+// keysHelp is what /help says of keys.
+const keysHelp = `Enter sends; Alt-Enter, Shift-Enter or Ctrl-J begins a new line; pasted lines stay together
+Up and Down at the edge of the text: what you have entered before; Tab completes names and commands
+PageUp and PageDown scroll, Ctrl-Home and Ctrl-End go to the beginning and to the end; the mouse selects text, as ever
+Alt-Up and Alt-Down (or Ctrl-P and Ctrl-N) change the room, Alt-A goes to the next one with something new, Alt-1 to Alt-9 to one of the first
+Ctrl-L draws the screen anew, Ctrl-Z goes to the shell; Ctrl-C empties the input, and leaves when it is empty, as Ctrl-D does
+//text sends a message that begins with a slash`
+
+// enter takes the text that was entered: a command or a message.
+func (a *app) enter() {
+	text := a.input.take()
+	if strings.TrimSpace(text) == "" {
 		return
 	}
-	ch.s.input.remember(line)
+	a.input.remember(text)
 	switch {
-	case strings.HasPrefix(line, "//"):
-		ch.say(line[1:])
-	case strings.HasPrefix(line, "/"):
-		ch.command(ctx, line)
+	case strings.HasPrefix(text, "//"):
+		a.say(text[1:])
+	case strings.HasPrefix(text, "/"):
+		a.command(text)
 	default:
-		ch.say(line)
+		a.say(text)
 	}
 }
 
-func (ch *chat) command(ctx context.Context, line string) {
+func (a *app) command(line string) {
 	name, argument, _ := strings.Cut(strings.TrimSpace(line), " ")
-	name, argument = strings.ToLower(name), strings.TrimSpace(argument)
-	switch {
-	case argument != "" && name != "/history" && name != "/delete":
-		ch.unknown(line)
-	case name == "/users":
-		ch.users(ctx)
-	case name == "/history":
-		ch.history(ctx, argument)
-	case name == "/rooms":
-		ch.rooms(ctx)
-	case name == "/delete":
-		ch.delete(ctx, argument)
-	case name == "/quit":
-		ch.quit()
-	case name == "/help":
-		ch.s.print(dim(help))
-	default:
-		ch.unknown(line)
+	argument = strings.TrimSpace(argument)
+	for _, c := range commands() {
+		if !strings.EqualFold(c.name, name) {
+			continue
+		}
+		if c.args == "" && argument != "" {
+			a.note("%s takes nothing behind it. To send it as a message, write /%s", c.name, line)
+			return
+		}
+		c.run(a, argument)
+		return
 	}
+	a.note("No such command; /help lists them. To send it as a message, write /%s", line)
 }
 
-// unknown answers what begins with a slash and is no command.
-func (ch *chat) unknown(line string) {
-	ch.s.note("No such command; /help lists them. To send it as a message, write /%s", line)
+// matching are the commands to be listed while a line is typed: those that begin like it.
+func matching(line string) []command {
+	var list []command
+	if !strings.HasPrefix(line, "/") || strings.HasPrefix(line, "//") {
+		return nil
+	}
+	name, _, argument := strings.Cut(line, " ")
+	for _, c := range commands() {
+		if strings.HasPrefix(c.name, strings.ToLower(name)) && (!argument || c.name == strings.ToLower(name)) {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
-// call asks the server for something and shows the answer, while the chat goes on.
-func (ch *chat) call(ctx context.Context, call func(context.Context) error, show func()) {
-	ch.others.Go(func() {
-		err := call(ctx)
-		ch.post(func() {
-			switch {
-			case err == nil:
-				show()
-			case !errors.Is(err, client.ErrClosed):
-				ch.s.note("%s", notice(err))
+func (a *app) joinCommand(code string) {
+	if code == "" || strings.ContainsAny(code, " \n") {
+		a.note("Write the code of the room behind it, such as: /join K7P2QX")
+		return
+	}
+	a.join(code, "")
+}
+
+func (a *app) createCommand(name string) {
+	if name == "" {
+		a.note("Write the name of the room behind it, such as: /create Lobby")
+		return
+	}
+	a.question = newQuestion("Password for "+name+" (Enter for none): ", func(password string) {
+		a.create(name, password)
+	})
+}
+
+func (a *app) inviteCommand(string) {
+	r := a.here
+	if r.code == "" {
+		a.note("Here is no room to invite to: /join CODE or /create NAME.")
+		return
+	}
+	a.note("To come to %s:\n  in the terminal: grpcchatter chat --server %s --room %s\n  in a browser: %s/#%s\n  here: /join %s\nWho joins for the first time has to know the room's password, if it has one.",
+		r.name, a.server, r.code, a.server, r.code, r.code)
+}
+
+func (a *app) usersCommand(string) {
+	r := a.here
+	if r.live == nil {
+		a.note("You are in no room.")
+		return
+	}
+	var names []string
+	a.call(func(ctx context.Context) (err error) {
+		names, err = r.live.ListChatRoomUsers(ctx)
+		return err
+	}, func(err error) {
+		if err != nil {
+			a.noteIn(r, "%s", notice(err))
+			return
+		}
+		r.here = names
+		a.noteIn(r, "Here now: %s", strings.Join(names, ", "))
+	})
+}
+
+func (a *app) roomsCommand(string) {
+	var list []client.ChatRoom
+	a.call(func(ctx context.Context) (err error) {
+		list, err = a.c.ListChatRooms(ctx)
+		return err
+	}, func(err error) {
+		switch {
+		case a.ended(err):
+			return
+		case err != nil:
+			a.note("%s", notice(err))
+			return
+		}
+		a.merge(list)
+		a.note("%s", a.listRooms())
+	})
+}
+
+func (a *app) listRooms() string {
+	if len(a.rooms) == 0 {
+		return "You are in no room: /join CODE or /create NAME."
+	}
+	var b strings.Builder
+	b.WriteString("Your rooms:")
+	for _, r := range a.rooms {
+		owner := "of " + r.owner
+		if strings.EqualFold(r.owner, a.user) {
+			owner = "yours"
+		}
+		fmt.Fprintf(&b, "\n  %s  %s (%s, %s", r.code, r.name, owner, count(r.newest, "message"))
+		if r == a.here {
+			b.WriteString(", you are here")
+		}
+		b.WriteString(")")
+	}
+	return b.String()
+}
+
+func (a *app) leaveCommand(string) {
+	r := a.here
+	if r.code == "" {
+		a.note("You are in no room.")
+		return
+	}
+	a.call(func(ctx context.Context) error {
+		return a.c.LeaveChatRoom(ctx, r.code)
+	}, func(err error) {
+		if err != nil {
+			a.noteIn(r, "%s", notice(err))
+			return
+		}
+		a.drop(r, "You have left %s (%s). /join %s brings you back.", r.name, r.code, r.code)
+	})
+}
+
+// deleteCommand deletes the room if its code is given, so that a slip of the hand cannot.
+func (a *app) deleteCommand(code string) {
+	r := a.here
+	switch {
+	case r.code == "":
+		a.note("You are in no room.")
+		return
+	case !strings.EqualFold(code, r.code):
+		a.note("This deletes %s and its messages for everybody. If you mean it: /delete %s", r.name, r.code)
+		return
+	}
+	a.call(func(ctx context.Context) error {
+		return a.c.DeleteChatRoom(ctx, r.code)
+	}, func(err error) {
+		if err != nil {
+			a.noteIn(r, "%s", notice(err))
+			return
+		}
+		a.drop(r, "The room %s has been deleted.", r.name)
+	})
+}
+
+func (a *app) logoutCommand(string) {
+	if err := a.memory.forget(); err != nil {
+		a.note("The token could not be removed: %s", err)
+		return
+	}
+	a.signOut("")
+}
+
+func (a *app) helpCommand(string) {
+	var b strings.Builder
+	b.WriteString("Commands:")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "\n  %-15s %s", strings.TrimSpace(c.name+" "+c.args), c.does)
+	}
+	b.WriteString("\nKeys:\n  " + strings.ReplaceAll(keysHelp, "\n", "\n  "))
+	a.note("%s", b.String())
+}
+
+// join enters a room by its code. The password is asked for when the server does not let the user in without.
+func (a *app) join(code, password string) {
+	for _, r := range a.rooms {
+		if strings.EqualFold(r.code, code) {
+			a.show(r)
+			return
+		}
+	}
+	r := newRoom(strings.ToUpper(code), "", "", 0)
+	a.open(r, password, func(err error) {
+		if isDenied(err) && password == "" {
+			a.question = newQuestion("Password of the room "+r.code+": ", func(password string) {
+				if password != "" {
+					a.join(code, password)
+				}
+			})
+			return
+		}
+		if err != nil {
+			a.note("%s", notice(err))
+			return
+		}
+		a.joined(r)
+	})
+}
+
+func (a *app) create(name, password string) {
+	var code string
+	a.call(func(ctx context.Context) (err error) {
+		code, err = a.c.CreateChatRoom(ctx, name, password)
+		return err
+	}, func(err error) {
+		if err != nil {
+			a.note("%s", notice(err))
+			return
+		}
+		r := newRoom(code, name, a.user, 0)
+		a.open(r, "", func(err error) {
+			if err != nil {
+				a.note("%s", notice(err))
+				return
 			}
+			a.add(r)
+			a.show(r)
+			a.note("The room %s has been created. Its code is %s: /invite says how others come here.", name, code)
 		})
 	})
 }
 
-func (ch *chat) users(ctx context.Context) {
-	var names []string
-	ch.call(ctx, func(ctx context.Context) (err error) {
-		names, err = ch.room.ListChatRoomUsers(ctx)
-		return err
-	}, func() {
-		ch.s.note("Here now: %s", strings.Join(names, ", "))
-	})
-}
-
-func (ch *chat) rooms(ctx context.Context) {
+// joined looks up what the server calls a room that was joined by its code, and shows it.
+func (a *app) joined(r *room) {
 	var rooms []client.ChatRoom
-	ch.call(ctx, func(ctx context.Context) (err error) {
-		rooms, err = ch.c.ListChatRooms(ctx)
+	a.call(func(ctx context.Context) (err error) {
+		rooms, err = a.c.ListChatRooms(ctx)
 		return err
-	}, func() {
-		ch.s.note("Your rooms:")
-		listRooms(ch.s, rooms, ch.c.UserName(), ch.code)
-	})
-}
-
-// history shows what was said before the oldest message on the screen, and each time more of it.
-func (ch *chat) history(ctx context.Context, argument string) {
-	n := firstMessages
-	if argument != "" {
-		var err error
-		if n, err = strconv.Atoi(argument); err != nil || n < 1 || n > maxHistoryPage {
-			ch.s.note("/history takes a number from 1 to %d.", maxHistoryPage)
-			return
+	}, func(err error) {
+		for _, info := range rooms {
+			if strings.EqualFold(info.ShortCode, r.code) {
+				r.code, r.name, r.owner = info.ShortCode, info.Name, info.Owner
+				r.newest = max(r.newest, info.LastSeq)
+			}
 		}
-	}
-	if ch.oldest <= 1 {
-		ch.s.note("There is nothing before what is on the screen.")
-		return
-	}
-	before := ch.oldest
-	var messages []client.Message
-	ch.call(ctx, func(ctx context.Context) (err error) {
-		messages, err = ch.room.ListMessages(ctx, before, n)
-		return err
-	}, func() {
-		if len(messages) == 0 {
-			ch.s.note("There is nothing before what is on the screen.")
-			return
+		if r.name == "" {
+			r.name = r.code // the server did not answer
 		}
-		ch.oldest = min(ch.oldest, messages[0].Seq)
-		ch.s.note("Earlier, %s:", count(len(messages), "message"))
-		day := ""
-		for _, m := range messages {
-			ch.print(m, &day)
-		}
-		ch.s.note("End of the earlier messages.")
-	})
-}
-
-// delete deletes the room if its code is given, so that a slip of the hand cannot.
-func (ch *chat) delete(ctx context.Context, code string) {
-	if !strings.EqualFold(code, ch.code) {
-		ch.s.note("This deletes %s and its messages for everybody. If you mean it: /delete %s",
-			ch.name, ch.code)
-		return
-	}
-	ch.deleting = true
-	ch.call(ctx, func(ctx context.Context) error {
-		err := ch.c.DeleteChatRoom(ctx, ch.code)
-		if err != nil {
-			ch.post(func() { ch.deleting = false })
-		}
-		return err
-	}, func() {
-		ch.over = client.ErrRoomDeleted
+		r.read = r.newest // what was said before is no news
+		a.add(r)
+		a.show(r)
 	})
 }

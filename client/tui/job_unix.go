@@ -9,11 +9,6 @@ import (
 	"time"
 )
 
-// notifyResize sends to c whenever the terminal changes its size.
-func notifyResize(c chan<- os.Signal) { signal.Notify(c, syscall.SIGWINCH) }
-
-func stopResize(c chan<- os.Signal) { signal.Stop(c) }
-
 // stopProcess stops the job that the program is part of and returns when it goes on. Where nothing could
 // make it go on, the system does not stop it.
 func stopProcess() {

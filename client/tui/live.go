@@ -3,105 +3,478 @@ package tui
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
 
-// receive posts every message of the room, and at last why there are no more.
-func (ch *chat) receive(ctx context.Context) {
-	for m, err := range ch.room.Messages(ctx) {
-		ch.post(func() {
-			if err != nil {
-				ch.over = err
-				return
+const (
+	// historyPage is how many messages of the history are asked for at a time.
+	historyPage = 100
+	// maxOpen is how many rooms are joined at the start. Others are when they are shown.
+	maxOpen = 200
+	// retryPause is how long to wait before asking again what was not answered.
+	retryPause = 2 * time.Second
+	// hintPause is the least time between two hints that one types.
+	hintPause = 2 * time.Second
+)
+
+// begin opens the user's rooms after a log-in.
+func (a *app) begin() {
+	var list []client.ChatRoom
+	a.call(func(ctx context.Context) (err error) {
+		list, err = a.c.ListChatRooms(ctx)
+		return err
+	}, func(err error) {
+		switch {
+		case a.ended(err):
+			return
+		case err != nil:
+			a.note("%s Trying again.", notice(err))
+			a.later(retryPause, a.begin)
+			return
+		}
+		open := a.merge(list)
+		switch {
+		case a.o.Create != "":
+			a.create(a.o.Create, a.o.RoomPassword)
+		case a.o.Room != "":
+			a.join(a.o.Room, a.o.RoomPassword)
+		case open != nil:
+			a.show(open)
+		case len(a.rooms) > 0:
+			a.show(a.rooms[0])
+		default:
+			a.note("You are in no room yet. /join CODE enters one that you know the code of, /create NAME makes one. /help has the rest.")
+		}
+		a.o.Create, a.o.Room, a.o.RoomPassword = "", "", ""
+	})
+}
+
+// merge takes the list of the user's rooms, and joins those that are new. It returns the one that was shown last time,
+// or nil.
+func (a *app) merge(list []client.ChatRoom) (open *room) {
+	known := a.memory.rooms(a.server, a.user)
+	for _, info := range list {
+		if r := a.find(info.ShortCode); r != nil {
+			r.name, r.owner = info.Name, info.Owner
+			continue
+		}
+		r := newRoom(info.ShortCode, info.Name, info.Owner, info.LastSeq)
+		if k, ok := known[r.code]; ok {
+			r.read = min(k.Read, r.newest)
+			if k.Open {
+				open = r
 			}
-			ch.show(m)
+		}
+		a.add(r)
+	}
+	for i, r := range a.rooms {
+		if i < maxOpen {
+			a.connect(r)
+		}
+	}
+	return open
+}
+
+// add puts a room into the list.
+func (a *app) add(r *room) {
+	if a.find(r.code) != nil {
+		return
+	}
+	i, _ := slices.BinarySearchFunc(a.rooms, r, byName)
+	a.rooms = slices.Insert(a.rooms, i, r)
+}
+
+func (a *app) find(code string) *room {
+	for _, r := range a.rooms {
+		if strings.EqualFold(r.code, code) {
+			return r
+		}
+	}
+	return nil
+}
+
+// show makes a room the one that is looked at.
+func (a *app) show(r *room) {
+	if known := a.find(r.code); known != nil {
+		r = known
+	}
+	if r == a.here {
+		return
+	}
+	a.here.draft = a.input.value()
+	a.here.unreadLine = 0
+	a.here = r
+	a.input.set(r.draft)
+	r.enter()
+	a.connect(r)
+	a.remember()
+}
+
+// step goes to the room n places further down the list.
+func (a *app) step(n int) {
+	if len(a.rooms) == 0 {
+		return
+	}
+	i := slices.Index(a.rooms, a.here)
+	a.show(a.rooms[(i+n+len(a.rooms))%len(a.rooms)])
+}
+
+func (a *app) nextUnread() {
+	at := slices.Index(a.rooms, a.here) + 1
+	for i := range a.rooms {
+		if r := a.rooms[(at+i)%len(a.rooms)]; r != a.here && r.unread() > 0 {
+			a.show(r)
+			return
+		}
+	}
+}
+
+// connect joins a room that the user is a member of, if that has not been done, until it is.
+func (a *app) connect(r *room) {
+	if r.code == "" || r.live != nil || r.joining {
+		return
+	}
+	a.open(r, "", func(err error) {
+		switch {
+		case err == nil, a.ended(err):
+		case isDenied(err):
+			a.drop(r, "You can no longer enter %s (%s).", r.name, r.code)
+		default:
+			r.away = err
+			a.later(retryPause, func() { a.connect(r) })
+		}
+	})
+}
+
+// open joins a room and lets it bring what it has.
+func (a *app) open(r *room, password string, done func(error)) {
+	c := a.c
+	var live *client.Room
+	r.joining = true
+	a.call(func(ctx context.Context) (err error) {
+		live, err = c.JoinChatRoom(ctx, r.code, password,
+			client.OnState(func(state client.ConnState, err error) {
+				a.feed.post(func() { a.stateChanged(r, state, err) })
+			}),
+			client.OnEvent(func(e client.Event) {
+				a.feed.post(func() { a.happened(r, e) })
+			}))
+		return err
+	}, func(err error) {
+		r.joining = false
+		switch {
+		case a.c != c: // logged out meanwhile: its rooms have ended
+			return
+		case err == nil:
+			ctx, stop := context.WithCancel(a.ctx)
+			r.live, r.stop, r.away = live, stop, nil
+			a.others.Go(func() { a.receive(ctx, r, live) })
+			a.others.Go(func() { a.send(ctx, r, live) })
+			a.meet(r)
+		}
+		done(err)
+	})
+}
+
+// meet asks who is present in a room.
+func (a *app) meet(r *room) {
+	live := r.live
+	if live == nil {
+		return
+	}
+	var here []string
+	a.call(func(ctx context.Context) (err error) {
+		here, err = live.ListChatRoomUsers(ctx)
+		return err
+	}, func(err error) {
+		if err == nil && r.live == live {
+			r.here = here
+		}
+	})
+}
+
+// receive hands over every message of a room, and at last why there are no more.
+func (a *app) receive(ctx context.Context, r *room, live *client.Room) {
+	for m, err := range live.Messages(ctx) {
+		a.feed.post(func() {
+			switch {
+			case r.live != live:
+			case err != nil:
+				a.over(r, err)
+			default:
+				a.received(r, m)
+			}
 		})
 	}
 }
 
-// send sends what is put into bodies, one message after the other.
-func (ch *chat) send(ctx context.Context) {
+func (a *app) received(r *room, m client.Message) {
+	mine := strings.EqualFold(m.UserName, a.user)
+	mention := !mine && mentions(m.Body, a.user)
+	if !r.add(m, mine, mention) {
+		return
+	}
+	if mention {
+		r.mentions++
+		a.notify(r, m)
+	}
+	if a.blurred && r == a.here && r.unreadLine == 0 && !mine {
+		r.unreadLine = m.Seq
+	}
+}
+
+func (a *app) notify(r *room, m client.Message) {
+	if now := time.Now(); now.Sub(a.notified) >= notifyPause {
+		a.notified = now
+		a.do(notification(a.o.Notify, "grpcchatter: "+m.UserName+" in "+r.name+": "+m.Body))
+	}
+}
+
+// fill asks for more of a room's history if what is above the screen is less than a page.
+func (a *app) fill(r *room) {
+	if r.live == nil || r.loading || r.complete {
+		return
+	}
+	p := a.paneOf(r)
+	p.height *= 2
+	if rows, above := p.visible(); above > 0 || len(rows) >= p.height {
+		return
+	}
+	r.loading = true
+	live, before := r.live, r.oldest
+	var page []client.Message
+	a.call(func(ctx context.Context) (err error) {
+		page, err = live.ListMessages(ctx, before, historyPage)
+		return err
+	}, func(err error) {
+		switch {
+		case r.live != live:
+			r.loading = false
+		case err != nil:
+			a.later(retryPause, func() { r.loading = false })
+		default:
+			r.loading = false
+			r.prepend(page, a.user)
+		}
+	})
+}
+
+// say sends a message to the room that is shown.
+func (a *app) say(body string) {
+	r := a.here
+	if r.code == "" {
+		a.note("Here is nobody to read it: /join CODE or /create NAME first. Up brings the text back.")
+		return
+	}
+	it := &item{kind: pending, name: a.user, body: body, at: time.Now()}
+	select {
+	case r.outbox <- it:
+	default:
+		a.note("Not sent: %s are waiting already. Up brings the text back.", count(maxPending, "message"))
+		return
+	}
+	r.pending = append(r.pending, it)
+	r.unreadLine = 0
+	r.scroll.toEnd()
+}
+
+// send sends what is put into a room's outbox, in its order.
+func (a *app) send(ctx context.Context, r *room, live *client.Room) {
 	for {
 		select {
-		case body := <-ch.bodies:
-			_, err := ch.room.Send(ctx, body)
-			ch.post(func() { ch.sent(err) })
+		case it := <-r.outbox:
+			stored, err := live.Queue(ctx, it.body)
+			if err != nil {
+				stored = func() (uint64, error) { return 0, err }
+			}
+			a.others.Go(func() {
+				seq, err := stored()
+				a.feed.post(func() { a.sent(r, it, seq, err) })
+			})
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// say sends a message. It is shown when it comes back as part of the room.
-func (ch *chat) say(body string) {
-	select {
-	case ch.bodies <- body:
-		ch.unsent = append(ch.unsent, body)
-	default:
-		ch.s.note("Not sent: too many messages are waiting already. Up brings the text back.")
-		return
-	}
-	if ch.link.away {
-		ch.s.note("Will be sent when the server is back: %s", body)
+// sent takes what became of a pending message. One whose room is over stays pending: see over.
+func (a *app) sent(r *room, it *item, seq uint64, err error) {
+	switch {
+	case err == nil:
+		r.confirmed(it, seq)
+	case errors.Is(err, client.ErrRejected):
+		r.forget(it)
+		a.noteIn(r, "Not sent: %s. Up brings the text back.", sentence(err))
+		a.noteIn(r, "%s", it.body)
 	}
 }
 
-// sent takes the answer for the oldest message that was not acknowledged.
-func (ch *chat) sent(err error) {
-	if err != nil && !errors.Is(err, client.ErrRejected) {
-		return // the room is over, and receive says why
-	}
-	ch.unsent = ch.unsent[1:]
-	if err != nil {
-		ch.s.note("Not sent: %s. Up brings the text back.", sentence(err))
-	}
-}
-
-func (ch *chat) stateChanged(state client.ConnState, cause error) {
-	switch ch.link.change(state) {
+// stateChanged follows a room's connection.
+func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
+	switch r.link.change(state) {
 	case "away":
-		ch.s.note("Away: %s. Trying again until it is back.", sentence(cause))
+		r.away = cause
+		r.typing = make(map[string]time.Time)
 	case "back":
-		ch.s.note("Back. Nothing was missed.")
+		r.away = nil
+		a.meet(r)
 	}
 }
 
-// happened shows who comes and goes; not the user's own coming, nor on another device.
-func (ch *chat) happened(e client.Event) {
-	if strings.EqualFold(e.UserName, ch.c.UserName()) {
+// happened follows who comes, goes and types.
+func (a *app) happened(r *room, e client.Event) {
+	mine := strings.EqualFold(e.UserName, a.user)
+	now := time.Now()
+	switch {
+	case e.Kind == client.UserJoined && !mine:
+		r.came(e.UserName, now)
+	case e.Kind == client.UserLeft && !mine:
+		r.left(e.UserName, now)
+	case e.Kind == client.Typing && !mine:
+		r.typing[e.UserName] = now.Add(typingTime)
+	}
+}
+
+// ended signs out if err says that the server does not know the user any more, and reports whether it does.
+func (a *app) ended(err error) bool {
+	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
+		if errors.Is(err, reason) {
+			_ = a.memory.forget()
+			a.signOut(notice(err))
+			return true
+		}
+	}
+	return false
+}
+
+// signOut ends all rooms, and goes back to the form.
+func (a *app) signOut(why string) {
+	a.remember()
+	for _, r := range a.rooms {
+		a.lose(r)
+		if r.live != nil {
+			r.leave()
+		}
+	}
+	if c := a.c; c != nil {
+		a.others.Go(func() { c.Disconnect() })
+	}
+	a.c, a.stay, a.rooms, a.question = nil, false, nil, nil
+	a.here = a.lobby
+	a.o.Password = ""
+	a.form = newForm(a)
+	a.form.problem = why
+}
+
+// over takes the end of a room, whatever the reason.
+func (a *app) over(r *room, err error) {
+	switch {
+	case errors.Is(err, client.ErrClosed), a.ctx.Err() != nil, a.ended(err):
+	case errors.Is(err, client.ErrHistoryRestored):
+		a.restored(r)
+	default:
+		a.drop(r, "%s (%s): %s.", r.name, r.code, sentence(err))
+	}
+}
+
+// restored begins a room anew whose messages are others now.
+func (a *app) restored(r *room) {
+	a.lose(r)
+	r.leave()
+	r.items, r.oldest, r.newest, r.read, r.complete = nil, 0, 0, 0, false
+	r.scroll.toEnd()
+	r.unreadLine = 0
+	a.noteIn(r, "The server's data has been restored from a backup: this is the room as it is now.")
+	a.connect(r)
+}
+
+// lose notes the messages that are given up with a room.
+func (a *app) lose(r *room) {
+	for _, it := range r.pending {
+		if it.seq == 0 {
+			a.noteIn(a.lobby, "Perhaps not sent to %s: %s", r.name, it.body)
+		}
+	}
+	r.pending = nil
+	for len(r.outbox) > 0 {
+		<-r.outbox
+	}
+}
+
+// drop takes a room out of the list, and says why.
+func (a *app) drop(r *room, format string, args ...any) {
+	i := slices.Index(a.rooms, r)
+	if i < 0 {
 		return
 	}
-	switch e.Kind {
-	case client.UserJoined:
-		ch.s.note("%s joined", e.UserName)
-	case client.UserLeft:
-		ch.s.note("%s left", e.UserName)
+	a.lose(r)
+	if live := r.live; live != nil {
+		r.leave()
+		a.others.Go(func() { live.Disconnect() })
+	}
+	a.rooms = slices.Delete(a.rooms, i, i+1)
+	a.noteIn(a.lobby, format, args...)
+	if r == a.here {
+		a.show(a.lobby)
 	}
 }
 
-// show shows the room's next message, unless it is on the screen already.
-func (ch *chat) show(m client.Message) {
-	if m.Seq <= ch.newest {
+// typing tells the others that the user writes.
+func (a *app) typing() {
+	r, now := a.here, time.Now()
+	text := a.input.value()
+	if r.live == nil || text == "" || text[0] == '/' || now.Sub(r.hinted) < hintPause {
 		return
 	}
-	ch.newest = m.Seq
-	if ch.oldest == 0 {
-		ch.oldest = m.Seq
-	}
-	ch.print(m, &ch.day)
+	r.hinted = now
+	_ = r.live.Typing(a.ctx) // a hint that is lost is no loss
 }
 
-// print prints a message, with the date before it when the day is another one.
-func (ch *chat) print(m client.Message, day *string) {
-	if d := dayOf(m.SentAt); d != *day {
-		*day = d
-		ch.s.print(dim("--- " + d + " ---"))
+// waiting is how many messages are not stored yet.
+func (a *app) waiting() int {
+	n := 0
+	for _, r := range a.rooms {
+		for _, it := range r.pending {
+			if it.seq == 0 {
+				n++
+			}
+		}
 	}
-	at, name := m.SentAt.Local().Format("15:04"), screenLine(m.UserName)
-	ch.s.print(dim(at) + " " + bold(name+":") + " " + screenText(m.Body, columns(at+" "+name+": ")))
+	return n
 }
 
-func dayOf(t time.Time) string { return t.Local().Format("Monday, 2 January 2006") }
+// leftBehind are the messages that are not stored.
+func (a *app) leftBehind() []string {
+	var bodies []string
+	for _, r := range a.rooms {
+		for _, it := range r.pending {
+			if it.seq == 0 {
+				bodies = append(bodies, it.body)
+			}
+		}
+	}
+	return bodies
+}
+
+// remember keeps where the user is for the next start.
+func (a *app) remember() {
+	if a.c == nil || len(a.rooms) == 0 {
+		return
+	}
+	rooms := make(map[string]remembered, len(a.rooms))
+	for _, r := range a.rooms {
+		rooms[r.code] = remembered{r.read, r == a.here}
+	}
+	err := a.memory.save(a.server, a.user, rooms)
+	if a.stay {
+		err = errors.Join(err, a.memory.keep(savedToken{a.server, a.user, a.c.Token()}))
+	}
+	if err != nil && !a.forgetful {
+		a.forgetful = true
+		a.note("%s", notice(err))
+	}
+}

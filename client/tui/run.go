@@ -1,6 +1,6 @@
 // Package tui is the terminal client of GRPCChatter, `grpcchatter chat`.
 //
-// On a terminal it asks for what it lacks and shows one room: text going up, a line of input under it.
+// On a terminal it fills the screen: a form to sign in, then the user's rooms, with a line of input under the messages.
 // Anywhere else, and on a terminal when asked to, it is a line protocol, so that a shell script can be a
 // bot: see Options.Plain.
 package tui
@@ -28,6 +28,12 @@ type Options struct {
 	Register bool
 	// Create makes a room of this name, prints its short code, and joins it instead of Room.
 	Create string
+
+	// Notify says what happens on a terminal when a message mentions the user's name: NotifyOff, NotifyBell, or NotifyOSC9.
+	Notify string
+	// Folder is where a terminal's client remembers the server, the name, what has been read, and, if the person wants
+	// that, a token; empty: nowhere. The folder is made when it is needed.
+	Folder string
 
 	// In, Out and Err are os.Stdin, os.Stdout and os.Stderr where they are nil. A Read from In that is
 	// under way when Run returns is left behind, for it cannot be called off.
@@ -63,23 +69,17 @@ func Run(ctx context.Context, o Options) error {
 	o.setDefaults()
 	err := o.run(ctx)
 	var unconfirmed *unconfirmedError
-	if err == nil || errors.Is(err, errLeave) || ctx.Err() != nil && !errors.As(err, &unconfirmed) {
+	if err == nil || ctx.Err() != nil && !errors.As(err, &unconfirmed) {
 		return nil
 	}
 	return &failure{sentence(err), err}
 }
 
 func (o *Options) run(ctx context.Context) error {
-	in, out := terminal(o.In), terminal(o.Out)
-	if in == nil || out == nil || o.Plain {
+	if terminal(o.In) == nil || terminal(o.Out) == nil || o.Plain {
 		return runPlain(ctx, *o)
 	}
-	s, err := openScreen(in, out)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	return runScreen(ctx, *o, s)
+	return runScreen(ctx, *o)
 }
 
 func (o *Options) setDefaults() {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
-
-	"golang.org/x/text/width"
 )
 
 // harmful reports whether r must not reach a terminal as it is: controls (C0, DEL, C1), which move the
@@ -50,15 +48,14 @@ func screenLine(s string) string {
 	return b.String()
 }
 
-// screenText is screenLine for a text that may have several lines. All but the first are indented by
-// indent columns, so that no text can look like a line of the chat itself.
-func screenText(s string, indent int) string {
+// screenLines is screenLine for every line of a text. Line breaks at its end are left out.
+func screenLines(s string) []string {
 	s = strings.ReplaceAll(s, "\r\n", "\n")
 	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
 	for i, line := range lines {
 		lines[i] = screenLine(line)
 	}
-	return strings.Join(lines, "\n"+strings.Repeat(" ", indent))
+	return lines
 }
 
 // pipeText makes a message one line of the line protocol. A backslash becomes \\; line feed, carriage
@@ -93,30 +90,6 @@ func escape(s string, needed func(rune) bool) string {
 		}
 	}
 	return b.String()
-}
-
-// columns is how many columns of a terminal s takes: two for wide East Asian characters and emoji, none
-// for what combines with the rune before it.
-func columns(s string) int {
-	n := 0
-	for _, r := range s {
-		n += runeColumns(r)
-	}
-	return n
-}
-
-func runeColumns(r rune) int {
-	if r < 0x300 {
-		return 1
-	}
-	if unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf) {
-		return 0
-	}
-	switch width.LookupRune(r).Kind() {
-	case width.EastAsianWide, width.EastAsianFullwidth:
-		return 2
-	}
-	return 1
 }
 
 // count is a number with its noun: "1 message", "2 messages".

@@ -7,20 +7,20 @@ import (
 	"unicode/utf8"
 )
 
-func TestScreenText(t *testing.T) {
+func TestScreenLines(t *testing.T) {
 	for _, test := range []struct{ in, want string }{
 		{"plain 你好 é 😀", "plain 你好 é 😀"},
 		{"\x1b[2J\x1b]0;x\a", "␛[2J␛]0;x␇"},
 		{"\u009b31m\x7f\x00", "<U+009B>31m␡␀"},
 		{"a\u202eb\u2066c\u2069d", "a<U+202E>b<U+2066>c<U+2069>d"},
-		{"one\ntwo\r\nthree\n", "one\n   two\n   three"},
+		{"one\ntwo\r\nthree\n", "one\ntwo\nthree"},
 		{"one\rtwo", "one␍two"},
 		{"\tx", "    x"},
 		{"a\u2028b", "a<U+2028>b"},
 		{"family 👨‍👩‍👧", "family 👨‍👩‍👧"},
 	} {
-		if got := screenText(test.in, 3); got != test.want {
-			t.Errorf("screenText(%q) = %q, want %q", test.in, got, test.want)
+		if got := strings.Join(screenLines(test.in), "\n"); got != test.want {
+			t.Errorf("screenLines(%q) = %q, want %q", test.in, got, test.want)
 		}
 	}
 	if got := screenLine("a\nb"); got != "a␊b" {
@@ -33,9 +33,9 @@ func FuzzText(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		for line := range strings.SplitSeq(screenText(s, 2), "\n") {
+		for _, line := range screenLines(s) {
 			if strings.ContainsFunc(line, harmful) {
-				t.Errorf("screenText(%q) has a line %q", s, line)
+				t.Errorf("screenLines(%q) has a line %q", s, line)
 			}
 		}
 		if got := screenLine(s); strings.ContainsFunc(got, harmful) {

@@ -1,0 +1,200 @@
+package tui
+
+import (
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"charm.land/bubbles/v2/key"
+	"charm.land/bubbles/v2/textarea"
+	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
+)
+
+const (
+	// maxDraft is how long a text may become in the input, in characters.
+	maxDraft = 64 << 10
+	// maxHistory is how many texts Up brings back.
+	maxHistory = 200
+)
+
+// composer is the input: a text of several lines, those that were entered before, and the completion of words.
+type composer struct {
+	area textarea.Model
+
+	history []string
+	at      int    // where in history the text is from; len(history): a new one
+	draft   string // the new one, while history is looked through
+
+	choices []string // what Tab goes through
+	choice  int
+	stem    string // what was typed of them
+}
+
+func newComposer() composer {
+	a := textarea.New()
+	a.Prompt = "> "
+	a.SetPromptFunc(2, func(p textarea.PromptInfo) string {
+		if p.LineNumber == 0 {
+			return "> "
+		}
+		return "  "
+	})
+	a.ShowLineNumbers = false
+	a.CharLimit = maxDraft
+	a.DynamicHeight, a.MinHeight, a.MaxHeight, a.MaxContentHeight = true, 1, 6, maxDraft
+	a.SetVirtualCursor(false)
+	plain := textarea.StyleState{Selection: lipgloss.NewStyle().Reverse(true)}
+	a.SetStyles(textarea.Styles{Focused: plain, Blurred: plain})
+	keys := &a.KeyMap
+	keys.InsertNewline = key.NewBinding(key.WithKeys("alt+enter", "shift+enter", "ctrl+j"))
+	keys.LineNext, keys.LinePrevious = key.NewBinding(key.WithKeys("down")), key.NewBinding(key.WithKeys("up"))
+	// The terminal pastes; and what selects and copies here is not told apart by every terminal.
+	for _, b := range []*key.Binding{&keys.Paste, &keys.PageUp, &keys.PageDown, &keys.SelectAll, &keys.CopySelection, &keys.InputBegin, &keys.InputEnd} {
+		b.Unbind()
+	}
+	a.Focus()
+	return composer{area: a}
+}
+
+func (c *composer) setSize(width, maxHeight int) {
+	c.area.MaxHeight = max(1, maxHeight)
+	c.area.SetWidth(max(4, width))
+	c.area.SetHeight(min(c.area.Height(), c.area.MaxHeight))
+}
+
+func (c *composer) value() string { return c.area.Value() }
+
+func (c *composer) set(s string) {
+	c.area.SetValue(s)
+	c.choices = nil
+}
+
+// take empties the input, and returns what it held.
+func (c *composer) take() string {
+	s := c.value()
+	c.set("")
+	c.at = len(c.history)
+	return s
+}
+
+// remember adds a text to what Up brings back.
+func (c *composer) remember(s string) {
+	if n := len(c.history); n == 0 || c.history[n-1] != s {
+		c.history = append(c.history, s)
+	}
+	if len(c.history) > maxHistory {
+		c.history = c.history[1:]
+	}
+	c.at = len(c.history)
+}
+
+// press takes a key that is about the text.
+func (c *composer) press(msg tea.KeyPressMsg) {
+	c.choices = nil
+	info := c.area.LineInfo()
+	switch {
+	case msg.String() == "up" && c.area.Line() == 0 && info.RowOffset == 0:
+		c.recall(c.at - 1)
+	case msg.String() == "down" && c.area.Line() == c.area.LineCount()-1 && info.RowOffset >= info.Height-1:
+		c.recall(c.at + 1)
+	default:
+		c.area, _ = c.area.Update(msg)
+	}
+}
+
+func (c *composer) recall(at int) {
+	if at < 0 || at > len(c.history) {
+		return
+	}
+	if c.at == len(c.history) {
+		c.draft = c.value()
+	}
+	c.at = at
+	if at == len(c.history) {
+		c.set(c.draft)
+	} else {
+		c.set(c.history[at])
+	}
+}
+
+// paste inserts a text. It reports false, and inserts nothing, if that would make too long a one.
+func (c *composer) paste(s string) bool {
+	if utf8.RuneCountInString(s)+c.area.Length() > maxDraft {
+		return false
+	}
+	c.choices = nil
+	c.area.InsertString(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s))
+	return true
+}
+
+// before is the line that the cursor is in, up to the cursor; first is whether it is the first one.
+func (c *composer) before() (line string, first bool) {
+	lines := strings.Split(c.value(), "\n")
+	n := c.area.Line()
+	if n >= len(lines) {
+		return "", n == 0
+	}
+	runes := []rune(lines[n])
+	return string(runes[:min(c.area.Column(), len(runes))]), n == 0
+}
+
+// complete completes the word before the cursor with one of the candidates that begin as it does, another one each
+// time. What comes behind the word is added by suffix.
+func (c *composer) complete(word string, candidates []string, suffix func(string) string, step int) {
+	if c.choices == nil {
+		for _, s := range candidates {
+			if len(s) >= len(word) && strings.EqualFold(s[:len(word)], word) {
+				c.choices = append(c.choices, suffix(s))
+			}
+		}
+		c.stem, c.choice = word, -1
+		if step < 0 {
+			c.choice = 0
+		}
+	}
+	if len(c.choices) == 0 {
+		return
+	}
+	choices := c.choices
+	c.choice = (c.choice + step + len(choices)) % len(choices)
+	for range utf8.RuneCountInString(c.stem) {
+		c.area, _ = c.area.Update(tea.KeyPressMsg{Code: tea.KeyBackspace})
+	}
+	c.stem = choices[c.choice]
+	c.area.InsertString(c.stem)
+	c.choices = choices
+}
+
+// lastWord is the end of a line behind its last space.
+func lastWord(line string) string {
+	return line[strings.LastIndexAny(line, " \t")+1:]
+}
+
+// completeName completes a user's name: at the start of a message with a colon behind it, after an @ with the @ before it.
+func (c *composer) completeName(names []string, step int) {
+	line, first := c.before()
+	word := lastWord(line)
+	if c.choices != nil {
+		word = c.stem
+	}
+	suffix := func(name string) string { return name + " " }
+	switch {
+	case strings.HasPrefix(word, "@"):
+		names = slices.Clone(names)
+		for i := range names {
+			names[i] = "@" + names[i]
+		}
+	case first && word == line:
+		suffix = func(name string) string { return name + ": " }
+	}
+	if word == "" && c.choices == nil {
+		return
+	}
+	c.complete(word, names, suffix, step)
+}
+
+// view is the input as rows, and the cursor in it.
+func (c *composer) view() (string, *tea.Cursor) {
+	return harmless(c.area.View()), c.area.Cursor()
+}

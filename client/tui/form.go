@@ -1,0 +1,332 @@
+package tui
+
+import (
+	"cmp"
+	"context"
+	"strings"
+
+	"charm.land/bubbles/v2/textinput"
+	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
+
+	"github.com/grpcchatter/grpcchatter/client"
+)
+
+// defaultServer is the address that an empty one stands for: where a server listens unless it is told otherwise.
+const defaultServer = "http://localhost:8080"
+
+// form is what signs in: the server, the account, and a room.
+type form struct {
+	a        *app
+	server   textinput.Model
+	register bool
+	name     textinput.Model
+	password textinput.Model
+	again    textinput.Model
+	room     textinput.Model
+	stay     bool
+
+	at      place
+	asking  bool   // the server has been asked
+	problem string // what went wrong
+}
+
+// place is a line of the form.
+type place int
+
+const (
+	placeServer place = iota
+	placeAccount
+	placeName
+	placePassword
+	placeAgain
+	placeRoom
+	placeStay
+	places
+)
+
+// newField is a line to type in. What is hidden is shown as stars.
+func newField(hidden bool) textinput.Model {
+	f := textinput.New()
+	f.Prompt = ""
+	f.SetVirtualCursor(false)
+	f.SetStyles(textinput.Styles{Focused: textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}, Blurred: textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}})
+	f.KeyMap.Paste.Unbind() // the terminal pastes
+	if hidden {
+		f.EchoMode = textinput.EchoPassword
+	}
+	f.Focus()
+	return f
+}
+
+// newForm is the form with what is known already: from the flags, or from the last time.
+func newForm(a *app) *form {
+	f := &form{a: a, server: newField(false), name: newField(false), password: newField(true), again: newField(true), room: newField(false)}
+	f.server.SetValue(cmp.Or(a.o.Server, a.memory.Server))
+	f.server.Placeholder = defaultServer
+	f.name.SetValue(a.o.User)
+	if a.o.User == "" && f.server.Value() == a.memory.Server {
+		f.name.SetValue(a.memory.User)
+	}
+	f.password.SetValue(a.o.Password)
+	f.room.SetValue(a.o.Room)
+	f.room.Placeholder = "the code of one to enter, if you have it"
+	f.register = a.o.Register
+	f.stay = a.memory.token.Token != ""
+	f.at = f.next()
+	return f
+}
+
+// signInAtOnce signs in without a question if nothing is missing: by a password that was given, or by the token of
+// the last time.
+func (a *app) signInAtOnce() {
+	f := a.form
+	t := a.memory.token
+	switch {
+	case a.o.Server != "" && a.o.User != "" && a.o.Password != "":
+		f.again.SetValue(a.o.Password)
+		f.submit()
+	case t.Token != "" && a.o.Password == "" && !a.o.Register && (a.o.Server == "" || a.o.Server == t.Server) && (a.o.User == "" || strings.EqualFold(a.o.User, t.User)):
+		f.server.SetValue(t.Server)
+		f.name.SetValue(t.User)
+		f.signIn(func(ctx context.Context, c *client.Client) error {
+			_, err := c.LoginWithToken(ctx, t.Token)
+			return err
+		})
+	}
+}
+
+// field is the line to type in at a place, or nil.
+func (f *form) field(at place) *textinput.Model {
+	switch at {
+	case placeServer:
+		return &f.server
+	case placeName:
+		return &f.name
+	case placePassword:
+		return &f.password
+	case placeAgain:
+		return &f.again
+	case placeRoom:
+		return &f.room
+	}
+	return nil
+}
+
+// next is the first place where something is missing; or places.
+func (f *form) next() place {
+	for _, at := range []place{placeName, placePassword, placeAgain} {
+		if f.field(at).Value() == "" && (at != placeAgain || f.register) {
+			return at
+		}
+	}
+	return places
+}
+
+// move goes n places down.
+func (f *form) move(n int) {
+	for {
+		f.at = (f.at + place(n) + places) % places
+		if f.at != placeAgain || f.register {
+			return
+		}
+	}
+}
+
+func (f *form) press(msg tea.KeyPressMsg) {
+	if f.asking {
+		return
+	}
+	switch key := msg.String(); {
+	case key == "tab", key == "down":
+		f.move(1)
+	case key == "shift+tab", key == "up":
+		f.move(-1)
+	case key == "enter":
+		f.enter()
+	case key == "ctrl+d":
+		f.a.quit()
+	case f.at == placeAccount && (key == "space" || key == "left" || key == "right"):
+		f.register = !f.register
+	case f.at == placeAccount && (key == "l" || key == "r"):
+		f.register = key == "r"
+	case f.at == placeStay && (key == "space" || key == "left" || key == "right"):
+		f.stay = !f.stay
+	case f.at == placeStay && (key == "y" || key == "n"):
+		f.stay = key == "y"
+	default:
+		if field := f.field(f.at); field != nil {
+			*field, _ = field.Update(msg)
+		}
+	}
+}
+
+func (f *form) paste(text string) {
+	if field := f.field(f.at); field != nil && !f.asking {
+		*field, _ = field.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
+	}
+}
+
+// enter goes on: to what is missing behind this place, or, when nothing is, to the server.
+func (f *form) enter() {
+	switch {
+	case f.at == placeAccount:
+		f.move(1)
+	case f.next() != places:
+		if f.at = f.next(); f.at < placeName {
+			f.at = placeName
+		}
+	default:
+		f.submit()
+	}
+}
+
+func (f *form) submit() {
+	if f.register && f.password.Value() != f.again.Value() {
+		f.problem = "The two passwords differ."
+		f.again.SetValue("")
+		f.at = placeAgain
+		return
+	}
+	name, password, register := f.name.Value(), f.password.Value(), f.register
+	name = strings.TrimSpace(name)
+	f.signIn(func(ctx context.Context, c *client.Client) error {
+		if register {
+			if _, err := c.Register(ctx, name, password); err != nil {
+				return err
+			}
+			a := f.a
+			a.feed.post(func() { f.register = false }) // should the log-in fail, there is an account already
+		}
+		return c.Login(ctx, name, password)
+	})
+}
+
+// signIn makes a client for the server, and logs in.
+func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
+	a := f.a
+	server := cmp.Or(strings.TrimSpace(f.server.Value()), defaultServer)
+	c, err := client.New(server)
+	if err != nil {
+		f.problem, f.at = notice(err), placeServer
+		return
+	}
+	f.asking, f.problem = true, ""
+	a.call(func(ctx context.Context) error {
+		err := logIn(ctx, c)
+		if err != nil {
+			c.Disconnect()
+		}
+		return err
+	}, func(err error) {
+		f.asking = false
+		if err != nil {
+			f.failed(err)
+			return
+		}
+		a.c, a.server, a.user, a.stay = c, fullAddress(server), c.UserName(), f.stay
+		a.o.Room = strings.TrimSpace(f.room.Value())
+		a.form = nil
+		if !f.stay {
+			_ = a.memory.forget()
+		}
+		a.begin()
+	})
+}
+
+// failed shows what went wrong, at the place where it can be mended.
+func (f *form) failed(err error) {
+	f.problem = notice(err)
+	switch {
+	case unreachable(err):
+		f.at = placeServer
+	case f.a.ended(err):
+	default:
+		f.at = placePassword
+		f.password.SetValue("")
+		f.again.SetValue("")
+	}
+}
+
+// fullAddress is a server's address as others can use it.
+func fullAddress(server string) string {
+	if strings.Contains(server, "://") {
+		return strings.TrimRight(server, "/")
+	}
+	return "http://" + server
+}
+
+// view draws the form in a column in the middle of the screen.
+func (f *form) view(width, height int) ([]string, *tea.Cursor) {
+	t := &f.a.theme
+	mark := func(on bool, text string) string {
+		if on {
+			return "(•) " + text
+		}
+		return "( ) " + text
+	}
+	const label = 12
+	wide := max(10, min(width-2, 64))
+	var rows []string
+	var cursor *tea.Cursor
+	line := func(at place, name, value string) {
+		style := t.faint
+		if f.at == at && !f.asking {
+			style = t.bold
+		}
+		rows = append(rows, style.Render(pad(f.a.cells, name, label))+value)
+	}
+	input := func(at place, name string) {
+		field := f.field(at)
+		field.SetWidth(wide - label - 1)
+		if f.at == at && !f.asking {
+			if cursor = field.Cursor(); cursor != nil {
+				cursor.X += label
+				cursor.Y = len(rows)
+			}
+		}
+		line(at, name, harmless(field.View()))
+	}
+	rows = append(rows, t.bold.Render("GRPCChatter"), "")
+	input(placeServer, "Server")
+	line(placeAccount, "Account", mark(!f.register, "log in")+"   "+mark(f.register, "register"))
+	input(placeName, "Name")
+	input(placePassword, "Password")
+	if f.register {
+		input(placeAgain, "Once more")
+	}
+	input(placeRoom, "Room")
+	box := "[ ] "
+	if f.stay {
+		box = "[x] "
+	}
+	line(placeStay, "Stay", box+"logged in on this computer")
+	say := func(style lipgloss.Style, text string) {
+		for row := range strings.SplitSeq(f.a.cells.Wrap(text, wide, ""), "\n") {
+			rows = append(rows, style.Render(row))
+		}
+	}
+	rows = append(rows, "")
+	switch {
+	case f.asking:
+		say(t.faint, "Asking the server …")
+	case f.problem != "":
+		say(t.alert, screenLine(f.problem))
+	case f.at == placeStay:
+		say(t.faint, "Yes keeps a token in "+f.a.memory.tokenPath()+", for you alone to read: never the password. Whoever has it is you, until it expires or you /logout.")
+	case f.at == placeAccount:
+		say(t.faint, "Space changes it.")
+	default:
+		say(t.faint, "Enter goes on, Tab and the arrows move, Ctrl-C leaves.")
+	}
+	left, top := max(0, (width-wide)/2), max(0, (height-len(rows))/2)
+	if cursor != nil {
+		cursor.X += left
+		cursor.Y += top
+	}
+	all := make([]string, top, top+len(rows))
+	for _, row := range rows {
+		all = append(all, strings.Repeat(" ", left)+row)
+	}
+	return all, cursor
+}

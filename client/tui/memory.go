@@ -1,0 +1,121 @@
+package tui
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// memory is what the client remembers from one start to the next, in two files of a folder: chat.json, and token.json,
+// which is there only if the person has said so. A password is never among it. Both files have the mode 0600.
+type memory struct {
+	folder string // "" where nothing can be remembered
+
+	Server string `json:"server"`
+	User   string `json:"user"`
+	// Rooms is what is known of rooms, by server, user and short code.
+	Rooms map[string]map[string]remembered `json:"rooms"`
+
+	token savedToken
+}
+
+// remembered is what is known of a room.
+type remembered struct {
+	Read uint64 `json:"read"` // the seq up to which its messages have been seen
+	Open bool   `json:"open"` // it was the one that was shown
+}
+
+// savedToken stands for a password until it expires.
+type savedToken struct {
+	Server string `json:"server"`
+	User   string `json:"user"`
+	Token  string `json:"token"`
+}
+
+const memoryFile, tokenFile = "chat.json", "token.json"
+
+// recall reads what was remembered in the folder. What cannot be read is as if there were nothing, and is written anew.
+func recall(folder string) *memory {
+	m := &memory{folder: folder}
+	if folder != "" {
+		_ = m.read(memoryFile, m)
+		_ = m.read(tokenFile, &m.token)
+	}
+	if m.Rooms == nil {
+		m.Rooms = make(map[string]map[string]remembered)
+	}
+	return m
+}
+
+func (m *memory) read(name string, into any) error {
+	b, err := os.ReadFile(filepath.Join(m.folder, name))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into)
+}
+
+// rooms are the rooms of a user of a server, by short code.
+func (m *memory) rooms(server, user string) map[string]remembered {
+	return m.Rooms[server+" "+user]
+}
+
+// save remembers where the user is.
+func (m *memory) save(server, user string, rooms map[string]remembered) error {
+	m.Server, m.User = server, user
+	m.Rooms[server+" "+user] = rooms
+	return m.write(memoryFile, m)
+}
+
+// keep remembers a token; forget removes it.
+func (m *memory) keep(t savedToken) error {
+	if m.token == t {
+		return nil
+	}
+	m.token = t
+	return m.write(tokenFile, t)
+}
+
+func (m *memory) forget() error {
+	m.token = savedToken{}
+	if m.folder == "" {
+		return nil
+	}
+	err := os.Remove(m.tokenPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (m *memory) tokenPath() string { return filepath.Join(m.folder, tokenFile) }
+
+// write replaces a file: after a crash there is the old one or the new one.
+func (m *memory) write(name string, what any) error {
+	if m.folder == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(what, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(m.folder, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(m.folder, name+".*") // of mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(m.folder, name))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("remember where you are: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package tui
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/grpcchatter/grpcchatter/client"
+)
+
+const (
+	// maxItems is how many items of a room are kept; the history has the rest. While somebody looks at old ones it is
+	// maxHeld.
+	maxItems, maxHeld = 12_000, 100_000
+	// typingTime is how long somebody is said to type after the last hint.
+	typingTime = 5 * time.Second
+	// maxPresence is how long the line of who came and went may become, in bytes, before another one begins.
+	maxPresence = 160
+)
+
+// room is a room of the user: what is known of it, what is shown of it, and how far it has been read.
+type room struct {
+	code, name, owner string
+	live              *client.Room // nil until it has been joined
+	joining           bool
+	stop              func() // ends what runs for live
+	link              link
+	away              error // why it is not connected; nil when it is
+
+	items   []*item // oldest first; the messages among them have no gap
+	pending []*item // own messages that are not stored yet, in their order
+	outbox  chan *item
+	scroll  scroll
+
+	oldest, newest uint64 // seqs: of the oldest message among items (0: none), and of the newest of all
+	read           uint64 // the seq up to which messages have been seen
+	unreadLine     uint64 // the seq of the message that the unread line stands above; 0: there is no line
+	mentions       int    // that have not been seen
+	loading        bool   // more of the history is being asked for
+	complete       bool   // there is nothing before oldest
+
+	here   []string             // who is present, sorted
+	typing map[string]time.Time // who types, and until when to say so
+	hinted time.Time            // when the others were last told that the user types
+	draft  string               // in the input line while another room is shown
+}
+
+// maxPending is how many of a room's messages may wait to be stored.
+const maxPending = 1000
+
+func newRoom(code, name, owner string, newest uint64) *room {
+	return &room{
+		code: code, name: name, owner: owner, newest: newest, read: newest,
+		outbox: make(chan *item, maxPending),
+		typing: make(map[string]time.Time),
+	}
+}
+
+// leave ends what runs for the room. Its client.Room is for the caller to disconnect.
+func (r *room) leave() {
+	r.stop()
+	r.live = nil
+}
+
+// item is something in the column of messages.
+type item struct {
+	kind    itemKind
+	seq     uint64 // of a message that is stored, or that the server has just confirmed
+	name    string
+	body    string
+	at      time.Time
+	mention bool
+	drawn   drawing
+}
+
+type itemKind uint8
+
+const (
+	stored   itemKind = iota
+	pending           // an own message that is not stored yet
+	note              // something about the chat
+	presence          // a note of who came and went
+)
+
+// unread is how many messages have not been seen.
+func (r *room) unread() uint64 { return r.newest - min(r.read, r.newest) }
+
+// add adds the room's next message. It reports whether it is news.
+func (r *room) add(m client.Message, mine, mention bool) bool {
+	if m.Seq <= r.newest && r.oldest != 0 && m.Seq >= r.oldest {
+		return false
+	}
+	if r.oldest == 0 {
+		r.oldest = m.Seq
+	}
+	r.append(&item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: mention})
+	r.newest = max(r.newest, m.Seq)
+	delete(r.typing, m.UserName)
+	if mine {
+		r.read = r.newest // they were read where it was written
+		r.arrived(m.Seq)
+	}
+	return true
+}
+
+// note adds a line about the chat.
+func (r *room) note(at time.Time, text string) {
+	r.append(&item{kind: note, body: text, at: at})
+}
+
+func (r *room) append(it *item) {
+	r.items = append(r.items, it)
+	r.scroll.appended(it)
+	if n := len(r.items); n > maxHeld || n > maxItems && !r.scroll.held {
+		r.trim(n / 3)
+	}
+}
+
+// trim drops the n oldest items.
+func (r *room) trim(n int) {
+	r.items = slices.Clone(r.items[n:])
+	r.scroll.item = max(0, r.scroll.item-n)
+	r.complete = false
+	r.oldest = 0
+	if i := slices.IndexFunc(r.items, func(it *item) bool { return it.kind == stored }); i >= 0 {
+		r.oldest = r.items[i].seq
+	}
+}
+
+// has reports whether a message is among the items.
+func (r *room) has(seq uint64) bool {
+	for i := len(r.items) - 1; i >= 0; i-- {
+		if it := r.items[i]; it.kind == stored && it.seq <= seq {
+			return it.seq == seq
+		}
+	}
+	return false
+}
+
+// prepend adds a page of the history, which ends before the oldest message.
+func (r *room) prepend(page []client.Message, user string) {
+	var older []*item
+	for _, m := range page {
+		if r.oldest == 0 || m.Seq < r.oldest {
+			mine := strings.EqualFold(m.UserName, user)
+			older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
+		}
+	}
+	if len(older) == 0 {
+		r.complete = true
+		return
+	}
+	r.oldest = older[0].seq
+	r.complete = r.oldest == 1
+	r.newest = max(r.newest, older[len(older)-1].seq)
+	r.items = append(older, r.items...)
+	r.scroll.prepended(len(older))
+}
+
+// arrived takes away the pending message that has come back as part of the room.
+func (r *room) arrived(seq uint64) {
+	r.pending = slices.DeleteFunc(r.pending, func(it *item) bool { return it.seq == seq })
+}
+
+// confirmed notes that a pending message is stored. It stays where it is until it comes back, which may have been before.
+func (r *room) confirmed(it *item, seq uint64) {
+	it.seq = seq
+	if r.has(seq) {
+		r.arrived(seq)
+	}
+}
+
+// forget takes a pending message away that will not be stored.
+func (r *room) forget(it *item) {
+	r.pending = slices.DeleteFunc(r.pending, func(other *item) bool { return other == it })
+}
+
+// enter makes the room the one that is looked at: the unread line stands where reading stopped.
+func (r *room) enter() {
+	r.unreadLine = 0
+	if r.unread() > 0 {
+		r.unreadLine = r.read + 1
+	}
+	r.scroll.toEnd()
+	r.see()
+}
+
+// see notes that all messages have been seen.
+func (r *room) see() {
+	r.read, r.mentions = r.newest, 0
+}
+
+// came and left keep who is present.
+func (r *room) came(name string, at time.Time) {
+	if i, found := slices.BinarySearch(r.here, name); !found {
+		r.here = slices.Insert(r.here, i, name)
+	}
+	r.notePresence(name+" joined", at)
+}
+
+func (r *room) left(name string, at time.Time) {
+	r.here = slices.DeleteFunc(r.here, func(other string) bool { return other == name })
+	delete(r.typing, name)
+	r.notePresence(name+" left", at)
+}
+
+// notePresence notes it in the line of the last such note if nothing came after that.
+func (r *room) notePresence(text string, at time.Time) {
+	if n := len(r.items); n > 0 {
+		if last := r.items[n-1]; last.kind == presence && len(last.body) < maxPresence {
+			last.body += " · " + text
+			last.drawn = drawing{}
+			return
+		}
+	}
+	r.append(&item{kind: presence, body: text, at: at})
+}
+
+// typists are those who type now, sorted.
+func (r *room) typists(now time.Time) []string {
+	var names []string
+	for name, until := range r.typing {
+		if until.After(now) {
+			names = append(names, name)
+		} else {
+			delete(r.typing, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// names are the names to complete: who is present, and who wrote lately, the last writer first.
+func (r *room) names(user string) []string {
+	const lately = 200
+	var names []string
+	add := func(name string) {
+		if name != "" && !strings.EqualFold(name, user) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for i := len(r.items) - 1; i >= max(0, len(r.items)-lately); i-- {
+		add(r.items[i].name)
+	}
+	for _, name := range r.here {
+		add(name)
+	}
+	return names
+}
+
+// byName is the order of rooms in the list.
+func byName(a, b *room) int {
+	return cmp.Or(cmp.Compare(strings.ToLower(a.name), strings.ToLower(b.name)), cmp.Compare(a.code, b.code))
+}

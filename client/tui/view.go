@@ -1,0 +1,309 @@
+package tui
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+)
+
+const (
+	// From these widths on there is a list of rooms, and one of who is present.
+	roomsFrom, peopleFrom = 72, 100
+	roomsWidth            = 20
+	peopleWidth           = 18
+)
+
+// View draws the screen.
+func (a *app) View() tea.View {
+	v := tea.View{AltScreen: true, ReportFocus: true, WindowTitle: a.title()}
+	var rows []string
+	if a.form != nil {
+		rows, v.Cursor = a.form.view(a.width, a.height)
+	} else {
+		rows, v.Cursor = a.chatView()
+	}
+	if len(rows) > a.height {
+		rows = rows[:a.height]
+	}
+	v.Content = strings.Join(rows, "\n")
+	return v
+}
+
+// title is the window's: with the number of messages that have not been seen.
+func (a *app) title() string {
+	title := "GRPCChatter"
+	if a.here.code != "" {
+		title = screenLine(a.here.name) + " - " + title
+	}
+	var unread uint64
+	for _, r := range a.rooms {
+		unread += r.unread()
+	}
+	if unread > 0 {
+		title = fmt.Sprintf("(%d) %s", unread, title)
+	}
+	return title
+}
+
+// measures are how the screen is divided.
+type measures struct {
+	rooms, people, middle int // columns; 0: not there
+	body, input           int // rows
+}
+
+func (a *app) measure() measures {
+	m := measures{middle: a.width}
+	if a.width >= roomsFrom && len(a.rooms) > 0 {
+		m.rooms = roomsWidth
+		m.middle -= roomsWidth + 1
+	}
+	if a.width >= peopleFrom && a.here.code != "" {
+		m.people = peopleWidth
+		m.middle -= peopleWidth + 1
+	}
+	m.input = 1
+	if a.question == nil {
+		a.input.setSize(a.width, max(1, min(6, a.height-5)))
+		m.input = a.input.area.Height()
+	}
+	m.body = max(1, a.height-3-m.input)
+	return m
+}
+
+// pane is the column of messages of the room that is shown.
+func (a *app) pane() *pane { return a.paneOf(a.here) }
+
+func (a *app) paneOf(r *room) *pane {
+	m := a.measure()
+	return &pane{r: r, theme: &a.theme, dark: a.dark, cells: a.cells, width: m.middle, height: m.body}
+}
+
+func (a *app) chatView() ([]string, *tea.Cursor) {
+	m := a.measure()
+	rows := []string{a.header()}
+	rooms, people := a.roomList(m), a.people(m)
+	middle := a.messages(m)
+	for i := range m.body {
+		row := pad(a.cells, middle[i], m.middle)
+		if m.rooms > 0 {
+			row = pad(a.cells, rooms[i], m.rooms) + a.theme.faint.Render("│") + row
+		}
+		if m.people > 0 {
+			row += a.theme.faint.Render("│") + pad(a.cells, people[i], m.people)
+		}
+		rows = append(rows, row)
+	}
+	rows = append(rows, a.rule())
+	var cursor *tea.Cursor
+	top := len(rows)
+	if q := a.question; q != nil {
+		label := " " + a.cells.Truncate(screenLine(q.label), max(4, a.width-12), "…")
+		q.field.SetWidth(max(4, a.width-a.cells.StringWidth(label)-2))
+		rows = append(rows, a.theme.bold.Render(label)+harmless(q.field.View()))
+		if cursor = q.field.Cursor(); cursor != nil {
+			cursor.X += a.cells.StringWidth(label)
+		}
+	} else {
+		var text string
+		text, cursor = a.input.view()
+		rows = append(rows, strings.Split(text, "\n")...)
+	}
+	if cursor != nil {
+		cursor.Y += top
+	}
+	return append(rows, a.status()), cursor
+}
+
+// messages are the rows of the middle: the room's items at its lower edge, over them the commands that can be typed.
+func (a *app) messages(m measures) []string {
+	visible, _ := a.pane().visible()
+	rows := make([]string, max(0, m.body-len(visible)), m.body)
+	rows = append(rows, visible...)
+	if a.question != nil {
+		return rows
+	}
+	line, _ := a.input.before()
+	list := matching(line)
+	if !strings.HasPrefix(a.input.value(), "/") {
+		list = nil
+	}
+	if len(list) > m.body {
+		list = list[:m.body]
+	}
+	for i, c := range list {
+		row := a.theme.bold.Render(pad(a.cells, " "+c.name+" "+c.args, 15)) + c.does
+		rows[m.body-len(list)+i] = pad(a.cells, row, m.middle)
+	}
+	return rows
+}
+
+// header names the room.
+func (a *app) header() string {
+	r := a.here
+	left := " GRPCChatter"
+	if r.code != "" {
+		left = " " + screenLine(r.name) + " · " + screenLine(r.code)
+		if len(r.here) > 0 {
+			left += " · " + strconv.Itoa(len(r.here)) + " here"
+		}
+	}
+	right := ""
+	if a.width < roomsFrom {
+		var unread uint64
+		mentions := 0
+		for _, other := range a.rooms {
+			if other != r {
+				unread += other.unread()
+				mentions += other.mentions
+			}
+		}
+		right = badge(unread, mentions)
+		if right != "" {
+			right = "elsewhere " + right + " "
+		}
+	}
+	return a.theme.bar.Render(a.spread(left, right))
+}
+
+// badge says how many messages have not been seen, and whether somebody is meant.
+func badge(unread uint64, mentions int) string {
+	switch {
+	case unread == 0:
+		return ""
+	case mentions > 0:
+		return "@" + strconv.FormatUint(unread, 10)
+	}
+	return strconv.FormatUint(unread, 10)
+}
+
+// roomList are the rows of the list of rooms, with the one that is shown among them.
+func (a *app) roomList(m measures) []string {
+	rows := make([]string, m.body)
+	at := 0
+	for i, r := range a.rooms {
+		if r == a.here {
+			at = i
+		}
+	}
+	first := max(0, min(at-m.body/2, len(a.rooms)-m.body))
+	for i := range rows {
+		if first+i >= len(a.rooms) || m.rooms == 0 {
+			break
+		}
+		r := a.rooms[first+i]
+		unread := badge(r.unread(), r.mentions)
+		name := " " + a.cells.Truncate(screenLine(r.name), m.rooms-3-len(unread), "…")
+		row := pad(a.cells, name, m.rooms-1-len(unread)) + unread + " "
+		switch {
+		case r == a.here:
+			row = a.theme.chosen.Render(row)
+		case r.mentions > 0:
+			row = a.theme.mention.Render(row)
+		case unread != "":
+			row = a.theme.bold.Render(row)
+		}
+		rows[i] = row
+	}
+	return rows
+}
+
+// people are the rows of who is present.
+func (a *app) people(m measures) []string {
+	rows := make([]string, m.body)
+	for i, name := range a.here.here {
+		if i == m.body-1 && len(a.here.here) > m.body {
+			rows[i] = a.theme.faint.Render(fmt.Sprintf(" and %d more", len(a.here.here)-i))
+			break
+		}
+		rows[i] = " " + a.theme.name(name).Render(a.cells.Truncate(screenLine(name), m.people-2, "…"))
+	}
+	return rows
+}
+
+// rule divides the messages from the input. It says who types, and what has come below the screen.
+func (a *app) rule() string {
+	left, right := "", ""
+	if names := a.here.typists(time.Now()); len(names) > 0 {
+		switch {
+		case len(names) == 1:
+			left = " " + screenLine(names[0]) + " types … "
+		case len(names) <= 3:
+			left = " " + screenLine(strings.Join(names, ", ")) + " type … "
+		default:
+			left = fmt.Sprintf(" %d people type … ", len(names))
+		}
+	}
+	s := a.here.scroll
+	switch {
+	case s.held && s.fresh > 0:
+		right = fmt.Sprintf(" ↓ %d new ", s.fresh)
+	case s.held:
+		right = " ↓ "
+	}
+	left = a.cells.Truncate(left, max(0, a.width-4-a.cells.StringWidth(right)), "…")
+	line := max(0, a.width-4-a.cells.StringWidth(left)-a.cells.StringWidth(right))
+	return a.theme.faint.Render("──"+left+strings.Repeat("─", line)) + a.theme.bold.Render(right) + a.theme.faint.Render("──")
+}
+
+// status is the last row: how the connection is, who one is, and what is on its way.
+func (a *app) status() string {
+	state, style := "● connected", a.theme.good
+	r := a.here
+	away := r.away
+	for _, other := range a.rooms {
+		if away == nil {
+			away = other.away
+		}
+	}
+	switch {
+	case away != nil:
+		state, style = "○ away: "+screenLine(sentence(away))+"; trying again", a.theme.alert
+	case r.code != "" && r.live == nil:
+		state, style = "○ connecting", a.theme.faint
+	}
+	right := a.user + "@" + strings.TrimPrefix(strings.TrimPrefix(a.server, "https://"), "http://")
+	if n := a.waiting(); n > 0 {
+		right = strconv.Itoa(n) + " waiting · " + right
+	}
+	right = " " + screenLine(right) + " · /help "
+	if short := a.width / 2; a.cells.StringWidth(right) > short {
+		right = a.cells.Truncate(right, short, "… ")
+	}
+	state = " " + a.cells.Truncate(state, max(1, a.width-2-a.cells.StringWidth(right)), "…")
+	gap := max(0, a.width-a.cells.StringWidth(state)-a.cells.StringWidth(right))
+	return style.Render(state) + strings.Repeat(" ", gap) + a.theme.faint.Render(right)
+}
+
+// spread is a row with a text at either end.
+func (a *app) spread(left, right string) string {
+	left = a.cells.Truncate(left, max(0, a.width-a.cells.StringWidth(right)-1), "…")
+	return pad(a.cells, left, a.width-a.cells.StringWidth(right)) + right
+}
+
+// pad makes a row so many columns wide: with spaces, or by cutting it.
+func pad(cells ansi.Method, row string, width int) string {
+	n := cells.StringWidth(row)
+	switch {
+	case n < width:
+		return row + strings.Repeat(" ", width-n)
+	case n > width:
+		return cells.Truncate(row, width, "")
+	}
+	return row
+}
+
+// harmless takes out of a drawn row what must not reach a terminal, other than the sequences that it is drawn with.
+func harmless(row string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != 0x1b && harmful(r) {
+			return -1
+		}
+		return r
+	}, row)
+}
+
+func containsSpace(s string) bool { return strings.ContainsAny(s, " \t") }

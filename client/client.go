@@ -6,7 +6,7 @@
 //
 // A Room reconnects by itself, for ever: with pauses of random length, up to 10 seconds, and at least as long
 // as the server asks for. It resumes after the last message it has seen, sends again what was not acknowledged,
-// and renews its tokens. Receive hands every message over once, in the order of the room, and a Send that has
+// and renews its tokens, for which it needs the password of a Login. Receive hands every message over once, in the order of the room, and a Send that has
 // returned without an error is stored for good.
 //
 // Errors are matched with errors.Is against the sentinels of this package, and with errors.AsType or errors.As
@@ -71,7 +71,7 @@ type Client struct {
 	cancel  context.CancelCauseFunc
 
 	mu      sync.Mutex // guards the fields below
-	session *session   // of the last Login; nil before
+	session *session   // of the last Login or LoginWithToken; nil before
 	rooms   map[*Room]struct{}
 }
 
@@ -199,8 +199,8 @@ func (c *Client) unary(ctx, owner context.Context, t *token, call func(context.C
 	ctx, cancel := c.callContext(ctx, owner)
 	defer cancel()
 	c.hurry(ctx)
-	return callError(ctx, t.authorize(ctx, func(ctx context.Context) error {
-		return fromStatus(call(ctx))
+	return callError(ctx, t.authorize(ctx, func(value string) error {
+		return fromStatus(call(withToken(ctx, value)))
 	}))
 }
 

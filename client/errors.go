@@ -15,7 +15,7 @@ import (
 var (
 	// ErrClosed: the Room or the Client has been disconnected.
 	ErrClosed = errors.New("client: disconnected")
-	// ErrNotLoggedIn: the call needs a Login before it.
+	// ErrNotLoggedIn: the call needs a Login or LoginWithToken before it.
 	ErrNotLoggedIn = errors.New("client: not logged in")
 	// ErrTooManyRooms: the Client has as many Rooms as one connection can carry; another Client has its own.
 	ErrTooManyRooms = errors.New("client: too many rooms")

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -161,6 +162,46 @@ func (c *Client) DeleteChatRoom(ctx context.Context, shortCode string) error {
 		_, err := c.rpc.DeleteChatRoom(ctx, &pb.DeleteChatRoomRequest{ShortCode: shortCode})
 		return err
 	})
+}
+
+// LeaveChatRoom ends the user's membership of a room, on all devices; Disconnect of a Room does not. Rooms that are open
+// on it end with ErrRoomAccessDenied. It returns ErrRoomNotFound, ErrOwnerStays, ErrRateLimited, or ErrNotLoggedIn; to an
+// administrator who is no member of the room, ErrUserNotFound.
+func (c *Client) LeaveChatRoom(ctx context.Context, shortCode string) error {
+	const operation = "leave chat room"
+	if err := checkText(shortCode); err != nil {
+		return wrap(operation, err)
+	}
+	s, err := c.current()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := c.callContext(ctx, c.ctx)
+	defer cancel()
+	path := "/rooms/" + segment(shortCode) + "/members/" + segment(s.account().UserName)
+	err = s.token.authorize(ctx, func(value string) error {
+		return c.rest(ctx, http.MethodDelete, path, value, nil, &struct{}{})
+	})
+	if err == nil {
+		c.left(s, shortCode)
+	}
+	return wrap(operation, callError(ctx, err))
+}
+
+// left ends the Rooms of a room that the user has left. The server ends their streams, but one that is reconnecting would
+// join again.
+func (c *Client) left(s *session, shortCode string) {
+	c.mu.Lock()
+	var rooms []*Room
+	for r := range c.rooms {
+		if r.session == s && strings.EqualFold(strings.TrimSpace(r.shortCode), strings.TrimSpace(shortCode)) {
+			rooms = append(rooms, r)
+		}
+	}
+	c.mu.Unlock()
+	for _, r := range rooms {
+		r.end(&Error{Code: "ROOM_ACCESS_DENIED", Message: "You have left this room."})
+	}
 }
 
 // ChatRoom is a room that the user is a member of.

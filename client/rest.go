@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -83,6 +84,16 @@ func (c *Client) exchange(ctx context.Context, method, path, token string, in, o
 		return fmt.Errorf("client: %s %s: the answer is not the expected JSON: %w", method, path, err)
 	}
 	return nil
+}
+
+// segment returns s as one segment of a path. The server does not mind the space, and nobody on the way takes the segment
+// for none: names of old accounts can be just dots.
+func segment(s string) string {
+	switch s {
+	case "", ".", "..":
+		s += " "
+	}
+	return url.PathEscape(s)
 }
 
 // fromHTTP turns a REST answer that is not 200 into an *Error. What does not come from the server itself,

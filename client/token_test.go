@@ -70,7 +70,8 @@ func TestLoginWithToken(t *testing.T) {
 	_, listed := c.ListChatRooms(ctx)
 	_, joined := c.JoinChatRoom(ctx, code, "")
 	_, again := newClient(t, s.addr).LoginWithToken(ctx, c.Token())
-	for call, err := range map[string]error{"Receive": received, "Send": sent, "ListChatRooms": listed, "JoinChatRoom": joined, "LoginWithToken": again} {
+	for call, err := range map[string]error{"Receive": received, "Send": sent, "ListChatRooms": listed, "JoinChatRoom": joined,
+		"LeaveChatRoom": c.LeaveChatRoom(ctx, code), "LoginWithToken": again} {
 		if !errors.Is(err, client.ErrTokenInvalid) {
 			t.Errorf("%s: %v", call, err)
 		}

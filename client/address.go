@@ -82,14 +82,14 @@ func notInHost(c rune) bool {
 	return c <= ' ' || c == 0x7f || strings.ContainsRune(`/\?#"<>[]{}|^`+"`", c)
 }
 
-// url returns the address of a REST route.
+// url returns the address of a REST route. What is no plain text in path has to be escaped.
 func (a address) url(path string) string {
 	scheme := "http"
 	if a.tls {
 		scheme = "https"
 	}
-	u := url.URL{Scheme: scheme, Host: a.hostPort, Path: path}
-	return u.String()
+	u := url.URL{Scheme: scheme, Host: a.hostPort}
+	return u.JoinPath(path).String()
 }
 
 // target returns the address as grpc-go takes it: to be dialed as it is.

@@ -6,7 +6,7 @@
 //
 // A Room reconnects by itself, for ever: with pauses of random length, up to 10 seconds, and at least as long
 // as the server asks for. It resumes after the last message it has seen, sends again what was not acknowledged,
-// and renews its tokens. Receive hands every message over once, in the order of the room, and a Send that has
+// and renews its tokens, for which it needs the password of a Login. Receive hands every message over once, in the order of the room, and a Send that has
 // returned without an error is stored for good.
 //
 // Errors are matched with errors.Is against the sentinels of this package, and with errors.AsType or errors.As
@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,7 +72,7 @@ type Client struct {
 	cancel  context.CancelCauseFunc
 
 	mu      sync.Mutex // guards the fields below
-	session *session   // of the last Login; nil before
+	session *session   // of the last Login or LoginWithToken; nil before
 	rooms   map[*Room]struct{}
 }
 
@@ -163,6 +164,46 @@ func (c *Client) DeleteChatRoom(ctx context.Context, shortCode string) error {
 	})
 }
 
+// LeaveChatRoom ends the user's membership of a room, on all devices; Disconnect of a Room does not. Rooms that are open
+// on it end with ErrRoomAccessDenied. It returns ErrRoomNotFound, ErrOwnerStays, ErrRateLimited, or ErrNotLoggedIn; to an
+// administrator who is no member of the room, ErrUserNotFound.
+func (c *Client) LeaveChatRoom(ctx context.Context, shortCode string) error {
+	const operation = "leave chat room"
+	if err := checkText(shortCode); err != nil {
+		return wrap(operation, err)
+	}
+	s, err := c.current()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := c.callContext(ctx, c.ctx)
+	defer cancel()
+	path := "/rooms/" + segment(shortCode) + "/members/" + segment(s.account().UserName)
+	err = s.token.authorize(ctx, func(value string) error {
+		return c.rest(ctx, http.MethodDelete, path, value, nil, &struct{}{})
+	})
+	if err == nil {
+		c.left(s, shortCode)
+	}
+	return wrap(operation, callError(ctx, err))
+}
+
+// left ends the Rooms of a room that the user has left. The server ends their streams, but one that is reconnecting would
+// join again.
+func (c *Client) left(s *session, shortCode string) {
+	c.mu.Lock()
+	var rooms []*Room
+	for r := range c.rooms {
+		if r.session == s && strings.EqualFold(strings.TrimSpace(r.shortCode), strings.TrimSpace(shortCode)) {
+			rooms = append(rooms, r)
+		}
+	}
+	c.mu.Unlock()
+	for _, r := range rooms {
+		r.end(&Error{Code: "ROOM_ACCESS_DENIED", Message: "You have left this room."})
+	}
+}
+
 // ChatRoom is a room that the user is a member of.
 type ChatRoom struct {
 	ShortCode string
@@ -199,8 +240,8 @@ func (c *Client) unary(ctx, owner context.Context, t *token, call func(context.C
 	ctx, cancel := c.callContext(ctx, owner)
 	defer cancel()
 	c.hurry(ctx)
-	return callError(ctx, t.authorize(ctx, func(ctx context.Context) error {
-		return fromStatus(call(ctx))
+	return callError(ctx, t.authorize(ctx, func(value string) error {
+		return fromStatus(call(withToken(ctx, value)))
 	}))
 }
 

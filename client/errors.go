@@ -15,7 +15,7 @@ import (
 var (
 	// ErrClosed: the Room or the Client has been disconnected.
 	ErrClosed = errors.New("client: disconnected")
-	// ErrNotLoggedIn: the call needs a Login before it.
+	// ErrNotLoggedIn: the call needs a Login or LoginWithToken before it.
 	ErrNotLoggedIn = errors.New("client: not logged in")
 	// ErrTooManyRooms: the Client has as many Rooms as one connection can carry; another Client has its own.
 	ErrTooManyRooms = errors.New("client: too many rooms")
@@ -40,7 +40,7 @@ var (
 	// ErrRegistrationClosed: the server takes no new accounts.
 	ErrRegistrationClosed = errors.New("client: registration closed")
 	// ErrRoomAccessDenied: there is no such room, the room password is wrong, or the user is banned. A Room that ends with
-	// it is one that the user has left on another device, or was removed or banned from: the Message of the *Error says which.
+	// it is one that the user has left, here or on another device, or was removed or banned from: the Message of the *Error says which.
 	ErrRoomAccessDenied = errors.New("client: room access denied")
 	// ErrRoomNotFound: there is no such room, or the caller is not a member of it.
 	ErrRoomNotFound = errors.New("client: room not found")
@@ -51,6 +51,10 @@ var (
 	ErrHistoryRestored = errors.New("client: history restored from a backup")
 	// ErrNotOwner: only the room's owner or an administrator may do this.
 	ErrNotOwner = errors.New("client: not the owner")
+	// ErrOwnerStays: the owner of a room cannot leave it, but can delete it, or hand it over to another member.
+	ErrOwnerStays = errors.New("client: the owner cannot leave the room")
+	// ErrUserNotFound: there is no account, or no member of the room, of this name.
+	ErrUserNotFound = errors.New("client: user not found")
 	// ErrInvalidField: an argument breaks a rule; the Message of the *Error says which.
 	ErrInvalidField = errors.New("client: invalid argument")
 	// ErrRateLimited: too many tries or messages; the *Error says when to come back.
@@ -98,6 +102,10 @@ func sentinelsOf(code string) []error {
 		return []error{ErrHistoryRestored}
 	case "NOT_OWNER":
 		return []error{ErrNotOwner}
+	case "MEMBER_PROTECTED":
+		return []error{ErrOwnerStays}
+	case "USER_NOT_FOUND":
+		return []error{ErrUserNotFound}
 	case "INVALID_FIELD":
 		return []error{ErrInvalidField}
 	case "REJECTED":

@@ -10,7 +10,7 @@ import (
 	"github.com/grpcchatter/grpcchatter/client"
 )
 
-// The whole of the package: two users, a room, messages both ways, the history, and leaving.
+// Most of the package: two users, a room, messages both ways, the history, and leaving.
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -122,6 +122,41 @@ func Example() {
 	// the page begins with: Is the kettle on?
 	// ann is in "Tea at five" with 2 messages
 	// bob: the room is gone
+}
+
+// A program that its user stays logged in to keeps the token, where nobody else can read it, and not the password.
+func ExampleClient_LoginWithToken() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	first, err := client.New(exampleAddr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := first.Register(ctx, "carol", "a third password"); err != nil {
+		log.Fatal(err)
+	}
+	if err := first.Login(ctx, "carol", "a third password"); err != nil {
+		log.Fatal(err)
+	}
+	token := first.Token() // before Disconnect
+	first.Disconnect()
+
+	second, err := client.New(exampleAddr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer second.Disconnect()
+	user, err := second.LoginWithToken(ctx, token)
+	if errors.Is(err, client.ErrUnauthenticated) {
+		log.Fatal("the token has expired or is void: ask for the password")
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(user.UserName, "is back")
+
+	// Output:
+	// carol is back
 }
 
 // An error of the server has a sentinel for errors.Is, and says more as an *Error.

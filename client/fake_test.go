@@ -131,7 +131,7 @@ func loginFake(t *testing.T, f *fakeServer) *Client {
 		wg.Wait()
 	})
 	c.session = &session{user: account{UserName: "ann"}}
-	c.session.token = newToken("user token", func(context.Context) (string, error) {
+	c.session.token = newToken("user token", func(context.Context, error) (string, error) {
 		return "", errors.New("no log-in here")
 	})
 	return c
@@ -395,7 +395,7 @@ func TestDisconnectWhileBehind(t *testing.T) {
 // Many find out at once that their token is refused, and one of them gets a new one.
 func TestTokenIsRenewedOnce(t *testing.T) {
 	fetched := 0
-	tok := newToken("old", func(context.Context) (string, error) {
+	tok := newToken("old", func(context.Context, error) (string, error) {
 		fetched++
 		return "new", nil
 	})
@@ -404,7 +404,7 @@ func TestTokenIsRenewedOnce(t *testing.T) {
 	for range 20 {
 		wg.Go(func() {
 			tries := 0
-			err := tok.authorize(t.Context(), func(ctx context.Context) error {
+			err := tok.authorize(t.Context(), func(string) error {
 				if tries++; tries == 1 {
 					all.Done()
 					all.Wait()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -42,26 +43,28 @@ func newHTTPClient(cfg *tls.Config) *http.Client {
 	}
 }
 
-// post sends in as JSON to a REST route, with a token if there is one, and reads the answer into out.
-func (c *Client) post(ctx context.Context, path, token string, in account, out any) error {
-	if err := checkText(in.UserName, in.Password); err != nil { // JSON would change it
-		return err
-	}
+// rest calls a REST route, with a token if there is one, and with in as JSON unless it is nil. It reads the answer into out.
+func (c *Client) rest(ctx context.Context, method, path, token string, in, out any) error {
 	ctx, cancel := c.callContext(ctx, c.ctx)
 	defer cancel()
-	return callError(ctx, c.exchange(ctx, path, token, in, out))
+	return callError(ctx, c.exchange(ctx, method, path, token, in, out))
 }
 
-func (c *Client) exchange(ctx context.Context, path, token string, in account, out any) error {
-	body, err := json.Marshal(in)
+func (c *Client) exchange(ctx context.Context, method, path, token string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.addr.url(path), bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.addr.url(path), bytes.NewReader(body))
-	if err != nil {
-		return err
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
-	req.Header.Set("Content-Type", "application/json")
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -78,9 +81,19 @@ func (c *Client) exchange(ctx context.Context, path, token string, in account, o
 		return fromHTTP(resp.StatusCode, resp.Header.Get("Retry-After"), answer, time.Now())
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("client: POST %s: the answer is not the expected JSON: %w", path, err)
+		return fmt.Errorf("client: %s %s: the answer is not the expected JSON: %w", method, path, err)
 	}
 	return nil
+}
+
+// segment returns s as one segment of a path. The server does not mind the space, and nobody on the way takes the segment
+// for none: names of old accounts can be just dots.
+func segment(s string) string {
+	switch s {
+	case "", ".", "..":
+		s += " "
+	}
+	return url.PathEscape(s)
 }
 
 // fromHTTP turns a REST answer that is not 200 into an *Error. What does not come from the server itself,

@@ -26,7 +26,8 @@ type Message struct {
 // Room is a room that the user has joined. It is safe for concurrent use by several goroutines. It lives
 // until Disconnect, of the Room or of its Client, or until the server ends it for good: the room has been
 // deleted (ErrRoomDeleted), what it has received is no more (ErrHistoryRestored), the user may no longer enter it
-// (ErrRoomAccessDenied), or can no longer log in (ErrInvalidCredentials, ErrAccountDisabled). Whatever else goes wrong, it tries again.
+// (ErrRoomAccessDenied), or can no longer log in (ErrInvalidCredentials, ErrAccountDisabled; after LoginWithToken
+// ErrTokenExpired, ErrTokenInvalid). Whatever else goes wrong, it tries again.
 type Room struct {
 	c         *Client
 	session   *session
@@ -97,7 +98,7 @@ func (c *Client) newRoom(ctx context.Context, shortCode, roomPassword string, op
 		open:      make(chan struct{}),
 		gone:      make(chan struct{}),
 	}
-	r.token = newToken(value, func(ctx context.Context) (string, error) {
+	r.token = newToken(value, func(ctx context.Context, _ error) (string, error) {
 		r.log.Info("renewing the room token")
 		return c.join(ctx, r.ctx, s, shortCode, "")
 	})

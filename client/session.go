@@ -1,7 +1,9 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -21,12 +23,15 @@ type account struct {
 	Password string `json:"password"`
 }
 
+// check returns an error for what JSON would change.
+func (a account) check() error { return checkText(a.UserName, a.Password) }
+
 // session is a user who has logged in. Rooms keep the session that they were joined with.
 type session struct {
 	token *token
 
 	mu   sync.Mutex // guards user
-	user account
+	user account    // without a password until a Login
 }
 
 func (s *session) account() account {
@@ -35,9 +40,11 @@ func (s *session) account() account {
 	return s.user
 }
 
+// set changes the user name and the password; without one, the password stays.
 func (s *session) set(user account) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	user.Password = cmp.Or(user.Password, s.user.Password)
 	s.user = user
 }
 
@@ -47,8 +54,12 @@ func (s *session) is(name string) bool { return strings.EqualFold(s.account().Us
 // Register makes an account, and returns it. It does not log in. It returns ErrNameTaken, ErrInvalidField,
 // or ErrRegistrationClosed.
 func (c *Client) Register(ctx context.Context, userName, password string) (User, error) {
+	a := account{userName, password}
+	if err := a.check(); err != nil {
+		return User{}, wrap("register", err)
+	}
 	var user User
-	if err := c.post(ctx, "/register", "", account{userName, password}, &user); err != nil {
+	if err := c.rest(ctx, http.MethodPost, "/register", "", a, &user); err != nil {
 		return User{}, wrap("register", err)
 	}
 	return user, nil
@@ -66,21 +77,51 @@ func (c *Client) Login(ctx context.Context, userName, password string) error {
 	if err != nil {
 		return wrap("login", err)
 	}
+	c.use(user, value)
+	return nil
+}
+
+// LoginWithToken goes on with the Token of an earlier Login, of this Client or another one, and returns the user whose it
+// is: the calls that follow are this user's. It returns ErrTokenExpired, ErrUnavailable, or ErrTokenInvalid: also where the
+// password has been changed since, or the account disabled or deleted.
+//
+// There is no password to renew the token with, unless this Client has it from a Login of the same user. When the server
+// refuses the token, calls return ErrTokenExpired or ErrTokenInvalid, and Rooms end with that; a Room that has its stream may
+// notice only when it reconnects. A Login of the same user before that serves them too.
+func (c *Client) LoginWithToken(ctx context.Context, token string) (User, error) {
+	if token == "" || strings.ContainsFunc(token, notInToken) {
+		return User{}, wrap("login with token", &Error{Code: "TOKEN_INVALID", Message: "this is no token: it is empty, or holds a character that no token has"})
+	}
+	var user User
+	if err := c.rest(ctx, http.MethodGet, "/account", token, nil, &user); err != nil {
+		return User{}, wrap("login with token", err)
+	}
+	c.use(account{UserName: user.UserName}, token)
+	return user, nil
+}
+
+// notInToken reports whether c is a character that a header cannot carry, or a space.
+func notInToken(c rune) bool { return c <= ' ' || c >= 0x7f }
+
+// use makes a user with a token the Client's.
+func (c *Client) use(user account, token string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.sessionOf(userName); s != nil {
-		s.set(user)
-		s.token.set(value)
-		c.session = s
-		return nil
+	s := c.sessionOf(user.UserName)
+	if s == nil {
+		s = &session{}
+		s.token = newToken("", func(ctx context.Context, refusal error) (string, error) {
+			user := s.account()
+			if user.Password == "" {
+				return "", noPassword{refusal}
+			}
+			c.log.Info("logging in again", "user", user.UserName)
+			return c.login(ctx, user, s.token.get())
+		})
 	}
-	s := &session{user: user}
-	s.token = newToken(value, func(ctx context.Context) (string, error) {
-		c.log.Info("logging in again", "user", s.account().UserName)
-		return c.login(ctx, s.account(), s.token.get())
-	})
+	s.set(user)
+	s.token.set(token)
 	c.session = s
-	return nil
 }
 
 // sessionOf returns the session that the user has already, or nil. c.mu is held.
@@ -96,7 +137,18 @@ func (c *Client) sessionOf(userName string) *session {
 	return nil
 }
 
-// UserName returns the name given to the last Login, or "" before one.
+// Token returns the token of the user who has logged in, for LoginWithToken; "" before a Login and after Disconnect. It is
+// the one in use now: a later one may be another, for the Client renews it. It is a secret as good as the password until
+// it expires (after the server's TOKEN_DURATION, 24 hours by default) or the password changes.
+func (c *Client) Token() string {
+	s, err := c.current()
+	if err != nil {
+		return ""
+	}
+	return s.token.get()
+}
+
+// UserName returns the name given to the last Login, or that of the user of the last LoginWithToken; "" before one.
 func (c *Client) UserName() string {
 	s, err := c.current()
 	if err != nil {
@@ -105,7 +157,7 @@ func (c *Client) UserName() string {
 	return s.account().UserName
 }
 
-// current returns the session of the last Login.
+// current returns the session of the last Login or LoginWithToken.
 func (c *Client) current() (*session, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,9 +183,12 @@ func (c *Client) tokenOf(userName string) string {
 // login returns a user token. The user's earlier one, if there is one, tells the server that this is no stranger who
 // guesses: what others guess does not slow it down.
 func (c *Client) login(ctx context.Context, user account, earlier string) (string, error) {
+	if err := user.check(); err != nil {
+		return "", err
+	}
 	var answer struct {
 		Token string `json:"token"`
 	}
-	err := c.post(ctx, "/login", earlier, user, &answer)
+	err := c.rest(ctx, http.MethodPost, "/login", earlier, user, &answer)
 	return answer.Token, err
 }

@@ -79,6 +79,9 @@ func (r *Room) closed(cause error) {
 
 // final reports whether err ends a room for good.
 func final(err error) bool {
+	if _, ok := errors.AsType[noPassword](err); ok {
+		return true
+	}
 	for _, target := range []error{ErrRoomDeleted, ErrHistoryRestored, ErrRoomAccessDenied, ErrInvalidCredentials, ErrAccountDisabled} {
 		if errors.Is(err, target) {
 			return true
@@ -117,7 +120,7 @@ func (r *Room) converse() error {
 		r.out.broke(err)
 	}
 	if refused(err) {
-		if _, err := r.token.renew(r.ctx, value); err != nil {
+		if _, err := r.token.renew(r.ctx, value, err); err != nil {
 			return err
 		}
 	}

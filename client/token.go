@@ -14,14 +14,14 @@ import (
 // token is a bearer token of the server. Any number of goroutines may use it; when it is refused, one of
 // them renews it and the others wait for the result.
 type token struct {
-	fetch    func(context.Context) (string, error) // gets a new one
-	renewing chan struct{}                         // holds an element while somebody renews
+	fetch    func(ctx context.Context, refusal error) (string, error) // gets a new one
+	renewing chan struct{}                                            // holds an element while somebody renews
 
 	mu    sync.Mutex // guards value
 	value string
 }
 
-func newToken(value string, fetch func(context.Context) (string, error)) *token {
+func newToken(value string, fetch func(ctx context.Context, refusal error) (string, error)) *token {
 	return &token{fetch: fetch, renewing: make(chan struct{}, 1), value: value}
 }
 
@@ -37,8 +37,8 @@ func (t *token) set(value string) {
 	t.value = value
 }
 
-// renew returns a token that is not the refused one.
-func (t *token) renew(ctx context.Context, refused string) (string, error) {
+// renew returns a token that is not the refused one, which got the refusal.
+func (t *token) renew(ctx context.Context, refused string, refusal error) (string, error) {
 	select {
 	case t.renewing <- struct{}{}:
 		defer func() { <-t.renewing }()
@@ -48,7 +48,7 @@ func (t *token) renew(ctx context.Context, refused string) (string, error) {
 	if value := t.get(); value != refused {
 		return value, nil
 	}
-	value, err := t.fetch(ctx)
+	value, err := t.fetch(ctx, refusal)
 	if err != nil {
 		return "", err
 	}
@@ -56,19 +56,25 @@ func (t *token) renew(ctx context.Context, refused string) (string, error) {
 	return value, nil
 }
 
-// authorize runs call with the token in its context, and once more with a renewed one if it is refused.
-func (t *token) authorize(ctx context.Context, call func(context.Context) error) error {
+// authorize runs call with the token, and once more with a renewed one if it is refused.
+func (t *token) authorize(ctx context.Context, call func(value string) error) error {
 	value := t.get()
-	err := call(withToken(ctx, value))
+	err := call(value)
 	if !refused(err) {
 		return err
 	}
-	value, err = t.renew(ctx, value)
+	value, err = t.renew(ctx, value, err)
 	if err != nil {
 		return err
 	}
-	return call(withToken(ctx, value))
+	return call(value)
 }
+
+// noPassword is the refusal of a token that cannot be renewed, for there is no password to log in with.
+type noPassword struct{ refusal error }
+
+func (e noPassword) Error() string { return e.refusal.Error() }
+func (e noPassword) Unwrap() error { return e.refusal }
 
 // refused reports whether err says that another token may help.
 func refused(err error) bool {

@@ -179,9 +179,11 @@ func (a *app) leaveCommand(string) {
 		a.note("You are in no room.")
 		return
 	}
+	r.ending = true
 	a.call(func(ctx context.Context) error {
 		return a.c.LeaveChatRoom(ctx, r.code)
 	}, func(err error) {
+		r.ending = false
 		if err != nil {
 			a.noteIn(r, "%s", notice(err))
 			return
@@ -201,9 +203,11 @@ func (a *app) deleteCommand(code string) {
 		a.note("This deletes %s and its messages for everybody. If you mean it: /delete %s", r.name, r.code)
 		return
 	}
+	r.ending = true
 	a.call(func(ctx context.Context) error {
 		return a.c.DeleteChatRoom(ctx, r.code)
 	}, func(err error) {
+		r.ending = false
 		if err != nil {
 			a.noteIn(r, "%s", notice(err))
 			return

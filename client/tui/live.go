@@ -373,7 +373,7 @@ func (a *app) signOut(why string) {
 // over takes the end of a room, whatever the reason.
 func (a *app) over(r *room, err error) {
 	switch {
-	case errors.Is(err, client.ErrClosed), a.ctx.Err() != nil, a.ended(err):
+	case r.ending, errors.Is(err, client.ErrClosed), a.ctx.Err() != nil, a.ended(err):
 	case errors.Is(err, client.ErrHistoryRestored):
 		a.restored(r)
 	default:

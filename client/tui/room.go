@@ -23,8 +23,8 @@ const (
 type room struct {
 	code, name, owner string
 	live              *client.Room // nil until it has been joined
-	joining           bool
-	stop              func() // ends what runs for live
+	joining, ending   bool         // it is being joined; the user is leaving or deleting it, and hears of that elsewhere
+	stop              func()       // ends what runs for live
 	link              link
 	away              error // why it is not connected; nil when it is
 

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/signal"
+	"runtime/debug"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"charm.land/bubbles/v2/textinput"
 	tea "charm.land/bubbletea/v2"
-	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -17,18 +20,18 @@ import (
 // parting is how long leaving waits for messages that are not stored yet.
 const parting = 3 * time.Second
 
-// framesPerSecond is how often the screen may change. The program wakes up as often when nothing happens: at 30 that takes
-// half a percent of a core, and a key is seen after 33 ms at most.
+// framesPerSecond is how often the screen may change at most.
 const framesPerSecond = 30
 
 // app is the client on a terminal: a form to sign in with, then the rooms. It is a tea.Model: only its Update, and what
 // that calls, touches it. What waits for the server runs beside it, and comes back by the feed.
 type app struct {
-	o      Options
-	ctx    context.Context // of all calls to the server; ends when the program leaves
-	others sync.WaitGroup  // the goroutines of call and open
-	feed   *feed
-	memory *memory
+	o       Options
+	ctx     context.Context // of all calls to the server; ends when the program leaves
+	others  sync.WaitGroup  // the goroutines of call and open
+	feed    *feed
+	memory  *memory
+	display *display
 
 	server, user string
 	c            *client.Client // nil until somebody is logged in
@@ -43,21 +46,26 @@ type app struct {
 	notified time.Time
 
 	width, height int
-	cells         ansi.Method
 	dark          bool
 	theme         theme
 	blurred       bool // the terminal has said that it is not being looked at
 	ticking       bool // for those who type
+	drawnAt       time.Time
+	drawing       bool // it will be drawn again
 	forgetful     bool // it has been said that nothing can be remembered
 
+	listed  bool     // the user's rooms are known
+	away    error    // why they are not
+	lost    []string // messages of rooms that are over, which perhaps were not sent
+	warned  bool     // that logging out gives messages up
 	leaving bool
-	result  error     // of Run
+	crash   string    // what went wrong in Update
 	cmds    []tea.Cmd // of this Update
 }
 
 func newApp(ctx context.Context, o Options) *app {
 	a := &app{
-		o: o, ctx: ctx, feed: newFeed(), memory: recall(o.Folder),
+		o: o, ctx: ctx, feed: newFeed(), memory: recall(o.Folder), display: newDisplay(o.Out),
 		input: newComposer(), lobby: newRoom("", "", "", 0),
 		width: 80, height: 24, dark: true, theme: newTheme(true),
 	}
@@ -71,11 +79,17 @@ func runScreen(ctx context.Context, o Options) error {
 	calls, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := newApp(calls, o)
-	p := tea.NewProgram(a, tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithoutSignalHandler(), tea.WithFPS(framesPerSecond))
+	// The display draws: see there why. The renderer that is left writes nowhere, and may as well do it rarely.
+	p := tea.NewProgram(a, tea.WithInput(o.In), tea.WithOutput(muted{terminal(o.Out)}), tea.WithoutSignalHandler(), tea.WithFPS(1))
 	a.feed.send = p.Send
-	stop := context.AfterFunc(ctx, p.Quit)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP) // the terminal is gone
 	defer stop()
+	defer context.AfterFunc(ctx, p.Quit)()
 	_, err := p.Run()
+	a.display.close()
+	if a.crash != "" {
+		panic(a.crash)
+	}
 	a.remember()
 	left := a.leftBehind()
 	cancel()
@@ -90,15 +104,15 @@ func runScreen(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("run the screen: %w", err)
 	}
-	if a.result != nil {
-		return a.result
-	}
 	return givenUp(len(left))
 }
 
 func (a *app) Init() tea.Cmd {
+	a.display.open()
 	a.signInAtOnce()
-	return tea.Batch(append(a.take(), tea.RequestBackgroundColor)...)
+	a.keepRemembering()
+	a.draw()
+	return tea.Batch(a.take()...)
 }
 
 // do has a command run after this Update.
@@ -114,23 +128,42 @@ func (a *app) take() []tea.Cmd {
 	return cmds
 }
 
-// call asks the server for something beside the app, and has done called with what came of it.
-func (a *app) call(ask func(context.Context) error, done func(error)) {
+// call asks the server for something beside the app, and has done called with what came of it; not if somebody has
+// logged in or out meanwhile.
+func (a *app) call(ask func(context.Context, *client.Client) error, done func(error)) {
+	c := a.c
 	a.others.Go(func() {
-		err := ask(a.ctx)
-		a.feed.post(func() { done(err) })
+		err := ask(a.ctx, c)
+		a.feed.post(func() {
+			if a.c == c {
+				done(err)
+			}
+		})
 	})
 }
 
 // after is a message: to call what it holds.
 type after func()
 
-// later has f called after some time.
+// later has f called after some time; not if somebody has logged in or out meanwhile.
 func (a *app) later(d time.Duration, f func()) {
-	a.do(tea.Tick(d, func(time.Time) tea.Msg { return after(f) }))
+	c := a.c
+	a.do(tea.Tick(d, func(time.Time) tea.Msg {
+		return after(func() {
+			if a.c == c {
+				f()
+			}
+		})
+	}))
 }
 
-func (a *app) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
+	defer func() { // a fault of ours: the terminal is given back before it is told
+		if r := recover(); r != nil {
+			a.crash = fmt.Sprintf("%v\n%s", r, debug.Stack())
+			m, cmd = a, tea.Quit
+		}
+	}()
 	switch msg := msg.(type) {
 	case fed:
 		for _, event := range a.feed.take() {
@@ -138,19 +171,21 @@ func (a *app) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		}
 	case after:
 		msg()
+	case drawn:
+		a.drawing = false
+	case resumed:
+		a.display.forget()
 	case tea.KeyPressMsg:
 		a.press(msg)
 	case tea.PasteMsg:
 		a.paste(msg.Content)
 	case tea.WindowSizeMsg:
 		a.width, a.height = msg.Width, msg.Height
+		a.input.setSize(a.width, min(6, a.height-5))
+		a.display.forget()
 	case tea.BackgroundColorMsg:
 		a.dark = msg.IsDark()
 		a.theme = newTheme(a.dark)
-	case tea.ModeReportMsg:
-		if msg.Mode == ansi.ModeUnicodeCore && msg.Value != ansi.ModeNotRecognized && msg.Value != ansi.ModePermanentlyReset {
-			a.cells = ansi.GraphemeWidth // as the renderer does
-		}
 	case tea.BlurMsg:
 		a.blurred = true
 		a.here.unreadLine = 0 // it has been seen
@@ -159,7 +194,27 @@ func (a *app) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		a.blurred = false
 	}
 	a.settle()
+	a.draw()
 	return a, tea.Batch(a.take()...)
+}
+
+// View is not asked for: the display draws.
+func (a *app) View() tea.View { return tea.View{} }
+
+// drawn is the message that it is time to draw what has changed.
+type drawn struct{}
+
+// draw draws the screen, at once if that has not just been done.
+func (a *app) draw() {
+	wait := frame - time.Since(a.drawnAt)
+	switch {
+	case wait <= 0:
+		a.drawnAt = time.Now()
+		a.display.draw(a.picture())
+	case !a.drawing:
+		a.drawing = true
+		a.do(tea.Tick(wait, func(time.Time) tea.Msg { return drawn{} }))
+	}
 }
 
 // settle does what follows from whatever has changed.
@@ -171,6 +226,7 @@ func (a *app) settle() {
 	if !a.blurred && !r.scroll.held {
 		r.see()
 	}
+	a.reach(r)
 	a.fill(r)
 	if !a.ticking && len(r.typing) > 0 {
 		a.ticking = true
@@ -185,10 +241,10 @@ func (a *app) settle() {
 func (a *app) press(msg tea.KeyPressMsg) {
 	switch msg.String() {
 	case "ctrl+z":
-		a.do(suspend())
+		a.do(a.display.suspend())
 		return
 	case "ctrl+l":
-		a.do(tea.ClearScreen)
+		a.display.forget()
 		return
 	case "ctrl+c":
 		a.interrupt()
@@ -230,6 +286,7 @@ func (a *app) quit() {
 }
 
 func (a *app) chatKey(msg tea.KeyPressMsg) {
+	a.here.seek = 0
 	p := a.pane()
 	page := max(1, p.height-1)
 	switch key := msg.String(); key {
@@ -248,7 +305,9 @@ func (a *app) chatKey(msg tea.KeyPressMsg) {
 	case "shift+pgdown":
 		p.down(1)
 	case "ctrl+home":
-		p.up(1 << 30)
+		a.here.seek = 1
+	case "alt+u":
+		a.here.seek = a.here.unreadLine
 	case "ctrl+end", "esc":
 		a.here.scroll.toEnd()
 	case "alt+up", "ctrl+p":
@@ -274,10 +333,13 @@ func (a *app) chatKey(msg tea.KeyPressMsg) {
 }
 
 func (a *app) complete(step int) {
-	line, first := a.input.before()
+	line, _, first := a.input.around()
 	if list := matching(line); first && !containsSpace(line) && (len(list) > 0 || a.input.choices != nil) {
 		var names []string
 		for _, c := range list {
+			if c.args != "" {
+				c.name += " "
+			}
 			names = append(names, c.name)
 		}
 		word := line
@@ -290,14 +352,25 @@ func (a *app) complete(step int) {
 	a.input.completeName(a.here.names(a.user), step)
 }
 
+// keepRemembering remembers from time to time where the user is, for the program may be killed.
+func (a *app) keepRemembering() {
+	const often = 20 * time.Second
+	a.do(tea.Tick(often, func(time.Time) tea.Msg {
+		return after(func() {
+			a.remember()
+			a.keepRemembering()
+		})
+	}))
+}
+
 func (a *app) paste(text string) {
 	switch {
 	case a.form != nil:
 		a.form.paste(text)
 	case a.question != nil:
-		a.question.field, _ = a.question.field.Update(tea.PasteMsg{Content: text})
+		a.question.field, _ = a.question.field.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
 	case !a.input.paste(text):
-		a.note("What was pasted is too long for a message, and was left out: the input holds %d characters.", maxDraft)
+		a.note("What was pasted is too long for a message, and was left out: the input holds %d characters, in %d lines.", maxDraft, maxLines)
 	}
 }
 

@@ -33,7 +33,7 @@ func commands() []command {
 // keysHelp is what /help says of keys.
 const keysHelp = `Enter sends; Alt-Enter, Shift-Enter or Ctrl-J begins a new line; pasted lines stay together
 Up and Down at the edge of the text: what you have entered before; Tab completes names and commands
-PageUp and PageDown scroll, Ctrl-Home and Ctrl-End go to the beginning and to the end; the mouse selects text, as ever
+PageUp and PageDown scroll, Ctrl-Home and Ctrl-End go to the beginning and to the end, Alt-U to what is new; the mouse selects text, as ever
 Alt-Up and Alt-Down (or Ctrl-P and Ctrl-N) change the room, Alt-A goes to the next one with something new, Alt-1 to Alt-9 to one of the first
 Ctrl-L draws the screen anew, Ctrl-Z goes to the shell; Ctrl-C empties the input, and leaves when it is empty, as Ctrl-D does
 //text sends a message that begins with a slash`
@@ -121,13 +121,14 @@ func (a *app) usersCommand(string) {
 		a.note("You are in no room.")
 		return
 	}
+	live := r.live
 	var names []string
-	a.call(func(ctx context.Context) (err error) {
-		names, err = r.live.ListChatRoomUsers(ctx)
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
+		names, err = live.ListChatRoomUsers(ctx)
 		return err
 	}, func(err error) {
 		if err != nil {
-			a.noteIn(r, "%s", notice(err))
+			a.failed(r, "/users", err)
 			return
 		}
 		r.here = names
@@ -137,15 +138,12 @@ func (a *app) usersCommand(string) {
 
 func (a *app) roomsCommand(string) {
 	var list []client.ChatRoom
-	a.call(func(ctx context.Context) (err error) {
-		list, err = a.c.ListChatRooms(ctx)
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
+		list, err = c.ListChatRooms(ctx)
 		return err
 	}, func(err error) {
-		switch {
-		case a.ended(err):
-			return
-		case err != nil:
-			a.note("%s", notice(err))
+		if err != nil {
+			a.failed(a.here, "/rooms", err)
 			return
 		}
 		a.merge(list)
@@ -180,12 +178,12 @@ func (a *app) leaveCommand(string) {
 		return
 	}
 	r.ending = true
-	a.call(func(ctx context.Context) error {
-		return a.c.LeaveChatRoom(ctx, r.code)
+	a.call(func(ctx context.Context, c *client.Client) error {
+		return c.LeaveChatRoom(ctx, r.code)
 	}, func(err error) {
 		r.ending = false
 		if err != nil {
-			a.noteIn(r, "%s", notice(err))
+			a.failed(r, "/leave", err)
 			return
 		}
 		a.drop(r, "You have left %s (%s). /join %s brings you back.", r.name, r.code, r.code)
@@ -204,12 +202,12 @@ func (a *app) deleteCommand(code string) {
 		return
 	}
 	r.ending = true
-	a.call(func(ctx context.Context) error {
-		return a.c.DeleteChatRoom(ctx, r.code)
+	a.call(func(ctx context.Context, c *client.Client) error {
+		return c.DeleteChatRoom(ctx, r.code)
 	}, func(err error) {
 		r.ending = false
 		if err != nil {
-			a.noteIn(r, "%s", notice(err))
+			a.failed(r, "/delete", err)
 			return
 		}
 		a.drop(r, "The room %s has been deleted.", r.name)
@@ -217,10 +215,12 @@ func (a *app) deleteCommand(code string) {
 }
 
 func (a *app) logoutCommand(string) {
-	if err := a.memory.forget(); err != nil {
-		a.note("The token could not be removed: %s", err)
+	if n := a.waiting(); n > 0 && !a.warned {
+		a.warned = true
+		a.note("Not stored yet: %s. Wait, or give up: /logout once more.", count(n, "message"))
 		return
 	}
+	a.forget()
 	a.signOut("")
 }
 
@@ -245,6 +245,10 @@ func (a *app) join(code, password string) {
 	r := newRoom(strings.ToUpper(code), "", "", 0)
 	a.open(r, password, func(err error) {
 		if isDenied(err) && password == "" {
+			if a.input.value() != "" || a.question != nil { // something else is being written by now
+				a.note("%s is no room, or has a password: /join %s asks for it.", r.code, code)
+				return
+			}
 			a.question = newQuestion("Password of the room "+r.code+": ", func(password string) {
 				if password != "" {
 					a.join(code, password)
@@ -253,7 +257,7 @@ func (a *app) join(code, password string) {
 			return
 		}
 		if err != nil {
-			a.note("%s", notice(err))
+			a.failed(a.here, "/join", err)
 			return
 		}
 		a.joined(r)
@@ -262,22 +266,22 @@ func (a *app) join(code, password string) {
 
 func (a *app) create(name, password string) {
 	var code string
-	a.call(func(ctx context.Context) (err error) {
-		code, err = a.c.CreateChatRoom(ctx, name, password)
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
+		code, err = c.CreateChatRoom(ctx, name, password)
 		return err
 	}, func(err error) {
 		if err != nil {
-			a.note("%s", notice(err))
+			a.failed(a.here, "/create", err)
 			return
 		}
 		r := newRoom(code, name, a.user, 0)
 		a.open(r, "", func(err error) {
 			if err != nil {
-				a.note("%s", notice(err))
+				a.failed(a.here, "/create", err)
 				return
 			}
 			a.add(r)
-			a.show(r)
+			a.enterRoom(r)
 			a.note("The room %s has been created. Its code is %s: /invite says how others come here.", name, code)
 		})
 	})
@@ -286,8 +290,8 @@ func (a *app) create(name, password string) {
 // joined looks up what the server calls a room that was joined by its code, and shows it.
 func (a *app) joined(r *room) {
 	var rooms []client.ChatRoom
-	a.call(func(ctx context.Context) (err error) {
-		rooms, err = a.c.ListChatRooms(ctx)
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
+		rooms, err = c.ListChatRooms(ctx)
 		return err
 	}, func(err error) {
 		for _, info := range rooms {
@@ -301,6 +305,6 @@ func (a *app) joined(r *room) {
 		}
 		r.read = r.newest // what was said before is no news
 		a.add(r)
-		a.show(r)
+		a.enterRoom(r)
 	})
 }

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// maxDraft is how long a text may become in the input, in characters.
-	maxDraft = 64 << 10
+	// maxDraft and maxLines are how long a text may become in the input, in characters and lines: four times what a server
+	// takes unless it is told otherwise. A key takes some milliseconds in a text of this length.
+	maxDraft, maxLines = 16 << 10, 1000
 	// maxHistory is how many texts Up brings back.
 	maxHistory = 200
 )
@@ -63,18 +64,29 @@ func (c *composer) setSize(width, maxHeight int) {
 	c.area.SetHeight(min(c.area.Height(), c.area.MaxHeight))
 }
 
-func (c *composer) value() string { return c.area.Value() }
+// The area has no tabs: it would make spaces of them. A tab is shown by its picture, and is a tab again in value.
+var (
+	tabsToPictures = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\t", "␉")
+	picturesToTabs = strings.NewReplacer("␉", "\t")
+)
+
+func (c *composer) value() string { return picturesToTabs.Replace(c.area.Value()) }
 
 func (c *composer) set(s string) {
-	c.area.SetValue(s)
+	c.area.SetValue(tabsToPictures.Replace(s))
 	c.choices = nil
+}
+
+// load sets a text that is none of the history.
+func (c *composer) load(s string) {
+	c.set(s)
+	c.at = len(c.history)
 }
 
 // take empties the input, and returns what it held.
 func (c *composer) take() string {
 	s := c.value()
-	c.set("")
-	c.at = len(c.history)
+	c.load("")
 	return s
 }
 
@@ -120,23 +132,22 @@ func (c *composer) recall(at int) {
 
 // paste inserts a text. It reports false, and inserts nothing, if that would make too long a one.
 func (c *composer) paste(s string) bool {
-	if utf8.RuneCountInString(s)+c.area.Length() > maxDraft {
+	s = tabsToPictures.Replace(s)
+	if utf8.RuneCountInString(s)+c.area.Length() > maxDraft || strings.Count(s, "\n")+c.area.LineCount() > maxLines {
 		return false
 	}
 	c.choices = nil
-	c.area.InsertString(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s))
+	c.area.InsertString(s)
 	return true
 }
 
-// before is the line that the cursor is in, up to the cursor; first is whether it is the first one.
-func (c *composer) before() (line string, first bool) {
-	lines := strings.Split(c.value(), "\n")
-	n := c.area.Line()
-	if n >= len(lines) {
-		return "", n == 0
-	}
+// around is the line that the cursor is in, before the cursor and behind it; first is whether it is the first one.
+func (c *composer) around() (before, behind string, first bool) {
+	lines := strings.Split(c.area.Value(), "\n")
+	n := min(c.area.Line(), len(lines)-1)
 	runes := []rune(lines[n])
-	return string(runes[:min(c.area.Column(), len(runes))]), n == 0
+	at := min(c.area.Column(), len(runes))
+	return string(runes[:at]), string(runes[at:]), n == 0
 }
 
 // complete completes the word before the cursor with one of the candidates that begin as it does, another one each
@@ -173,12 +184,15 @@ func lastWord(line string) string {
 
 // completeName completes a user's name: at the start of a message with a colon behind it, after an @ with the @ before it.
 func (c *composer) completeName(names []string, step int) {
-	line, first := c.before()
+	line, behind, first := c.around()
 	word := lastWord(line)
 	if c.choices != nil {
 		word = c.stem
 	}
 	suffix := func(name string) string { return name + " " }
+	if strings.HasPrefix(behind, " ") {
+		suffix = func(name string) string { return name }
+	}
 	switch {
 	case strings.HasPrefix(word, "@"):
 		names = slices.Clone(names)

@@ -3,6 +3,7 @@ package tui
 import (
 	"cmp"
 	"context"
+	"errors"
 	"strings"
 
 	"charm.land/bubbles/v2/textinput"
@@ -25,8 +26,10 @@ type form struct {
 	again    textinput.Model
 	room     textinput.Model
 	stay     bool
+	token    savedToken // of the last time, to be used in the place of a password
 
 	at      place
+	touched bool   // a key was pressed
 	asking  bool   // the server has been asked
 	problem string // what went wrong
 }
@@ -65,35 +68,37 @@ func newForm(a *app) *form {
 	f.server.SetValue(cmp.Or(a.o.Server, a.memory.Server))
 	f.server.Placeholder = defaultServer
 	f.name.SetValue(a.o.User)
-	if a.o.User == "" && f.server.Value() == a.memory.Server {
+	if a.o.User == "" && sameServer(f.server.Value(), a.memory.Server) {
 		f.name.SetValue(a.memory.User)
 	}
 	f.password.SetValue(a.o.Password)
+	f.again.SetValue(a.o.Password)
 	f.room.SetValue(a.o.Room)
 	f.room.Placeholder = "the code of one to enter, if you have it"
 	f.register = a.o.Register
-	f.stay = a.memory.token.Token != ""
-	f.at = f.next()
+	f.token = a.memory.token
+	f.stay = f.token.Token != ""
+	f.at = min(f.next(), placeStay)
 	return f
 }
 
-// signInAtOnce signs in without a question if nothing is missing: by a password that was given, or by the token of
-// the last time.
+// signInAtOnce signs in without a question if nothing is missing: by a password that was given, or by the token of the
+// last time.
 func (a *app) signInAtOnce() {
 	f := a.form
-	t := a.memory.token
-	switch {
-	case a.o.Server != "" && a.o.User != "" && a.o.Password != "":
-		f.again.SetValue(a.o.Password)
-		f.submit()
-	case t.Token != "" && a.o.Password == "" && !a.o.Register && (a.o.Server == "" || a.o.Server == t.Server) && (a.o.User == "" || strings.EqualFold(a.o.User, t.User)):
-		f.server.SetValue(t.Server)
-		f.name.SetValue(t.User)
-		f.signIn(func(ctx context.Context, c *client.Client) error {
-			_, err := c.LoginWithToken(ctx, t.Token)
-			return err
-		})
+	if a.o.User == "" && a.o.Password == "" && f.token.Token != "" && (a.o.Server == "" || sameServer(a.o.Server, f.token.Server)) {
+		f.server.SetValue(f.token.Server)
+		f.name.SetValue(f.token.User)
 	}
+	if f.server.Value() != "" && f.next() == places {
+		f.submit()
+	}
+}
+
+// byToken reports whether the token of the last time can take the place of a password.
+func (f *form) byToken() bool {
+	return f.token.Token != "" && !f.register && f.password.Value() == "" && sameServer(f.server.Value(), f.token.Server) &&
+		strings.EqualFold(strings.TrimSpace(f.name.Value()), f.token.User)
 }
 
 // field is the line to type in at a place, or nil.
@@ -116,7 +121,9 @@ func (f *form) field(at place) *textinput.Model {
 // next is the first place where something is missing; or places.
 func (f *form) next() place {
 	for _, at := range []place{placeName, placePassword, placeAgain} {
-		if f.field(at).Value() == "" && (at != placeAgain || f.register) {
+		switch {
+		case f.field(at).Value() != "", at == placeAgain && !f.register, at == placePassword && f.byToken():
+		default:
 			return at
 		}
 	}
@@ -137,6 +144,7 @@ func (f *form) press(msg tea.KeyPressMsg) {
 	if f.asking {
 		return
 	}
+	f.touched = true
 	switch key := msg.String(); {
 	case key == "tab", key == "down":
 		f.move(1)
@@ -170,12 +178,10 @@ func (f *form) paste(text string) {
 // enter goes on: to what is missing behind this place, or, when nothing is, to the server.
 func (f *form) enter() {
 	switch {
+	case f.next() != places:
+		f.at = f.next()
 	case f.at == placeAccount:
 		f.move(1)
-	case f.next() != places:
-		if f.at = f.next(); f.at < placeName {
-			f.at = placeName
-		}
 	default:
 		f.submit()
 	}
@@ -188,8 +194,15 @@ func (f *form) submit() {
 		f.at = placeAgain
 		return
 	}
-	name, password, register := f.name.Value(), f.password.Value(), f.register
-	name = strings.TrimSpace(name)
+	if f.byToken() {
+		token := f.token.Token
+		f.signIn(func(ctx context.Context, c *client.Client) error {
+			_, err := c.LoginWithToken(ctx, token)
+			return err
+		})
+		return
+	}
+	name, password, register := strings.TrimSpace(f.name.Value()), f.password.Value(), f.register
 	f.signIn(func(ctx context.Context, c *client.Client) error {
 		if register {
 			if _, err := c.Register(ctx, name, password); err != nil {
@@ -211,8 +224,8 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		f.problem, f.at = notice(err), placeServer
 		return
 	}
-	f.asking, f.problem = true, ""
-	a.call(func(ctx context.Context) error {
+	f.asking, f.touched, f.problem = true, false, ""
+	a.call(func(ctx context.Context, _ *client.Client) error {
 		err := logIn(ctx, c)
 		if err != nil {
 			c.Disconnect()
@@ -224,11 +237,17 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 			f.failed(err)
 			return
 		}
+		if !strings.EqualFold(a.user, c.UserName()) { // what somebody else has written
+			a.input = newComposer()
+			a.input.setSize(a.width, min(6, a.height-5))
+			a.lobby = newRoom("", "", "", 0)
+			a.here = a.lobby
+		}
 		a.c, a.server, a.user, a.stay = c, fullAddress(server), c.UserName(), f.stay
 		a.o.Room = strings.TrimSpace(f.room.Value())
 		a.form = nil
 		if !f.stay {
-			_ = a.memory.forget()
+			a.forget()
 		}
 		a.begin()
 	})
@@ -240,18 +259,33 @@ func (f *form) failed(err error) {
 	switch {
 	case unreachable(err):
 		f.at = placeServer
-	case f.a.ended(err):
-	default:
-		f.at = placePassword
-		f.password.SetValue("")
-		f.again.SetValue("")
+		if f.byToken() { // nothing has to be typed when it is back
+			f.a.later(retryPause, func() {
+				if f.a.form == f && !f.touched && !f.asking {
+					f.submit()
+				}
+			})
+		}
+		return
+	case errors.Is(err, client.ErrNameTaken):
+		f.at = placeName
+		return
+	case errors.Is(err, client.ErrTokenExpired), errors.Is(err, client.ErrTokenInvalid):
+		f.a.forget()
+		f.token = savedToken{}
 	}
+	f.at = placePassword
+	f.password.SetValue("")
+	f.again.SetValue("")
 }
+
+func sameServer(a, b string) bool { return fullAddress(a) == fullAddress(b) }
 
 // fullAddress is a server's address as others can use it.
 func fullAddress(server string) string {
+	server = strings.TrimRight(strings.TrimSpace(server), "/")
 	if strings.Contains(server, "://") {
-		return strings.TrimRight(server, "/")
+		return server
 	}
 	return "http://" + server
 }
@@ -274,7 +308,7 @@ func (f *form) view(width, height int) ([]string, *tea.Cursor) {
 		if f.at == at && !f.asking {
 			style = t.bold
 		}
-		rows = append(rows, style.Render(pad(f.a.cells, name, label))+value)
+		rows = append(rows, style.Render(pad(name, label))+value)
 	}
 	input := func(at place, name string) {
 		field := f.field(at)
@@ -296,13 +330,13 @@ func (f *form) view(width, height int) ([]string, *tea.Cursor) {
 		input(placeAgain, "Once more")
 	}
 	input(placeRoom, "Room")
-	box := "[ ] "
+	answer := "[ ] no"
 	if f.stay {
-		box = "[x] "
+		answer = "[x] yes"
 	}
-	line(placeStay, "Stay", box+"logged in on this computer")
+	line(placeStay, "", "Stay logged in on this computer? "+answer)
 	say := func(style lipgloss.Style, text string) {
-		for row := range strings.SplitSeq(f.a.cells.Wrap(text, wide, ""), "\n") {
+		for row := range strings.SplitSeq(cells.Wrap(text, wide, ""), "\n") {
 			rows = append(rows, style.Render(row))
 		}
 	}
@@ -318,6 +352,16 @@ func (f *form) view(width, height int) ([]string, *tea.Cursor) {
 		say(t.faint, "Space changes it.")
 	default:
 		say(t.faint, "Enter goes on, Tab and the arrows move, Ctrl-C leaves.")
+	}
+	if over := len(rows) - height; over > 0 { // too low for all: the line that is typed in, and what is said
+		from := 0
+		if cursor != nil {
+			from = max(0, min(cursor.Y-height/2, over))
+			cursor.Y -= from
+		} else if f.at > placePassword {
+			from = over
+		}
+		rows = rows[from : from+height]
 	}
 	left, top := max(0, (width-wide)/2), max(0, (height-len(rows))/2)
 	if cursor != nil {

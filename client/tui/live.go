@@ -3,9 +3,12 @@ package tui
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -24,18 +27,19 @@ const (
 // begin opens the user's rooms after a log-in.
 func (a *app) begin() {
 	var list []client.ChatRoom
-	a.call(func(ctx context.Context) (err error) {
-		list, err = a.c.ListChatRooms(ctx)
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
+		list, err = c.ListChatRooms(ctx)
 		return err
 	}, func(err error) {
 		switch {
 		case a.ended(err):
 			return
 		case err != nil:
-			a.note("%s Trying again.", notice(err))
+			a.away = err
 			a.later(retryPause, a.begin)
 			return
 		}
+		a.listed, a.away = true, nil
 		open := a.merge(list)
 		switch {
 		case a.o.Create != "":
@@ -106,12 +110,22 @@ func (a *app) show(r *room) {
 		return
 	}
 	a.here.draft = a.input.value()
-	a.here.unreadLine = 0
+	a.here.unreadLine, a.here.seek = 0, 0
 	a.here = r
-	a.input.set(r.draft)
+	a.input.load(r.draft)
 	r.enter()
 	a.connect(r)
 	a.remember()
+}
+
+// enterRoom makes a room the one that is looked at, and takes along what is being written.
+func (a *app) enterRoom(r *room) {
+	text := a.input.value()
+	a.input.load("")
+	a.show(r)
+	if text != "" {
+		a.input.load(text)
+	}
 }
 
 // step goes to the room n places further down the list.
@@ -152,10 +166,9 @@ func (a *app) connect(r *room) {
 
 // open joins a room and lets it bring what it has.
 func (a *app) open(r *room, password string, done func(error)) {
-	c := a.c
 	var live *client.Room
 	r.joining = true
-	a.call(func(ctx context.Context) (err error) {
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
 		live, err = c.JoinChatRoom(ctx, r.code, password,
 			client.OnState(func(state client.ConnState, err error) {
 				a.feed.post(func() { a.stateChanged(r, state, err) })
@@ -166,10 +179,7 @@ func (a *app) open(r *room, password string, done func(error)) {
 		return err
 	}, func(err error) {
 		r.joining = false
-		switch {
-		case a.c != c: // logged out meanwhile: its rooms have ended
-			return
-		case err == nil:
+		if err == nil {
 			ctx, stop := context.WithCancel(a.ctx)
 			r.live, r.stop, r.away = live, stop, nil
 			a.others.Go(func() { a.receive(ctx, r, live) })
@@ -187,7 +197,7 @@ func (a *app) meet(r *room) {
 		return
 	}
 	var here []string
-	a.call(func(ctx context.Context) (err error) {
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
 		here, err = live.ListChatRoomUsers(ctx)
 		return err
 	}, func(err error) {
@@ -230,8 +240,17 @@ func (a *app) received(r *room, m client.Message) {
 func (a *app) notify(r *room, m client.Message) {
 	if now := time.Now(); now.Sub(a.notified) >= notifyPause {
 		a.notified = now
-		a.do(notification(a.o.Notify, "grpcchatter: "+m.UserName+" in "+r.name+": "+m.Body))
+		a.display.write(notification(a.o.Notify, "grpcchatter: "+m.UserName+" in "+r.name+": "+m.Body))
 	}
+}
+
+// reach goes to the message that is sought, once it is there.
+func (a *app) reach(r *room) {
+	if r.seek == 0 || !r.complete && (r.oldest == 0 || r.oldest > r.seek) {
+		return
+	}
+	a.paneOf(r).reach(r.seek)
+	r.seek = 0
 }
 
 // fill asks for more of a room's history if what is above the screen is less than a page.
@@ -241,13 +260,13 @@ func (a *app) fill(r *room) {
 	}
 	p := a.paneOf(r)
 	p.height *= 2
-	if rows, above := p.visible(); above > 0 || len(rows) >= p.height {
+	if rows, above := p.visible(); r.seek == 0 && (above > 0 || len(rows) >= p.height) {
 		return
 	}
 	r.loading = true
 	live, before := r.live, r.oldest
 	var page []client.Message
-	a.call(func(ctx context.Context) (err error) {
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
 		page, err = live.ListMessages(ctx, before, historyPage)
 		return err
 	}, func(err error) {
@@ -258,7 +277,7 @@ func (a *app) fill(r *room) {
 			a.later(retryPause, func() { r.loading = false })
 		default:
 			r.loading = false
-			r.prepend(page, a.user)
+			r.prepend(page, before, a.user)
 		}
 	})
 }
@@ -277,8 +296,8 @@ func (a *app) say(body string) {
 		a.note("Not sent: %s are waiting already. Up brings the text back.", count(maxPending, "message"))
 		return
 	}
-	r.pending = append(r.pending, it)
-	r.unreadLine = 0
+	r.pending, r.unsaved = append(r.pending, it), append(r.unsaved, it)
+	r.unreadLine, r.hinted, a.warned = 0, time.Time{}, false
 	r.scroll.toEnd()
 }
 
@@ -308,8 +327,7 @@ func (a *app) sent(r *room, it *item, seq uint64, err error) {
 		r.confirmed(it, seq)
 	case errors.Is(err, client.ErrRejected):
 		r.forget(it)
-		a.noteIn(r, "Not sent: %s. Up brings the text back.", sentence(err))
-		a.noteIn(r, "%s", it.body)
+		a.noteIn(r, "Not sent: %s. Up brings it back: %s", sentence(err), ansi.Truncate(screenLine(it.body), 60, "…"))
 	}
 }
 
@@ -343,7 +361,7 @@ func (a *app) happened(r *room, e client.Event) {
 func (a *app) ended(err error) bool {
 	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
 		if errors.Is(err, reason) {
-			_ = a.memory.forget()
+			a.forget()
 			a.signOut(notice(err))
 			return true
 		}
@@ -363,17 +381,22 @@ func (a *app) signOut(why string) {
 	if c := a.c; c != nil {
 		a.others.Go(func() { c.Disconnect() })
 	}
-	a.c, a.stay, a.rooms, a.question = nil, false, nil, nil
-	a.here = a.lobby
-	a.o.Password = ""
+	a.c, a.stay, a.listed, a.away, a.rooms, a.question = nil, false, false, nil, nil, nil
+	a.here.draft, a.here = "", a.lobby
+	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
 	a.form = newForm(a)
+	if n := len(a.lost); n > 0 {
+		why = strings.TrimSpace(fmt.Sprintf("%s %s may not have been sent; Up brings back what you have entered.", why, count(n, "message")))
+	}
 	a.form.problem = why
 }
 
 // over takes the end of a room, whatever the reason.
 func (a *app) over(r *room, err error) {
 	switch {
-	case r.ending, errors.Is(err, client.ErrClosed), a.ctx.Err() != nil, a.ended(err):
+	case r.ending:
+		r.ended = err
+	case errors.Is(err, client.ErrClosed), a.ctx.Err() != nil, a.ended(err):
 	case errors.Is(err, client.ErrHistoryRestored):
 		a.restored(r)
 	default:
@@ -392,14 +415,13 @@ func (a *app) restored(r *room) {
 	a.connect(r)
 }
 
-// lose notes the messages that are given up with a room.
+// lose gives up with a room the messages that are not stored. They are said where they are seen, and when the program ends.
 func (a *app) lose(r *room) {
-	for _, it := range r.pending {
-		if it.seq == 0 {
-			a.noteIn(a.lobby, "Perhaps not sent to %s: %s", r.name, it.body)
-		}
+	for _, it := range r.unsaved {
+		a.lost = append(a.lost, it.body)
+		a.note("Perhaps not sent to %s: %s", r.name, it.body)
 	}
-	r.pending = nil
+	r.pending, r.unsaved = nil, nil
 	for len(r.outbox) > 0 {
 		<-r.outbox
 	}
@@ -411,15 +433,28 @@ func (a *app) drop(r *room, format string, args ...any) {
 	if i < 0 {
 		return
 	}
+	a.rooms = slices.Delete(a.rooms, i, i+1)
+	if r == a.here {
+		a.enterRoom(a.lobby)
+	} else if r.draft != "" {
+		a.input.remember(r.draft)
+	}
+	a.note(format, args...)
 	a.lose(r)
 	if live := r.live; live != nil {
 		r.leave()
 		a.others.Go(func() { live.Disconnect() })
 	}
-	a.rooms = slices.Delete(a.rooms, i, i+1)
-	a.noteIn(a.lobby, format, args...)
-	if r == a.here {
-		a.show(a.lobby)
+}
+
+// failed tells that a command was not done. A room that has ended meanwhile ends now.
+func (a *app) failed(r *room, command string, err error) {
+	if a.ended(err) {
+		return
+	}
+	a.noteIn(r, "%s: %s", command, notice(err))
+	if r.ended != nil {
+		a.over(r, r.ended)
 	}
 }
 
@@ -438,36 +473,41 @@ func (a *app) typing() {
 func (a *app) waiting() int {
 	n := 0
 	for _, r := range a.rooms {
-		for _, it := range r.pending {
-			if it.seq == 0 {
-				n++
-			}
-		}
+		n += len(r.unsaved)
 	}
 	return n
 }
 
 // leftBehind are the messages that are not stored.
 func (a *app) leftBehind() []string {
-	var bodies []string
+	bodies := a.lost
 	for _, r := range a.rooms {
-		for _, it := range r.pending {
-			if it.seq == 0 {
-				bodies = append(bodies, it.body)
-			}
+		for _, it := range r.unsaved {
+			bodies = append(bodies, it.body)
 		}
 	}
 	return bodies
 }
 
+// forget removes the token that was kept.
+func (a *app) forget() {
+	a.stay = false
+	if err := a.memory.forget(); err != nil {
+		a.noteIn(a.lobby, "The token could not be removed: %s", err)
+	}
+}
+
 // remember keeps where the user is for the next start.
 func (a *app) remember() {
-	if a.c == nil || len(a.rooms) == 0 {
+	if a.c == nil {
 		return
 	}
-	rooms := make(map[string]remembered, len(a.rooms))
-	for _, r := range a.rooms {
-		rooms[r.code] = remembered{r.read, r == a.here}
+	rooms := a.memory.rooms(a.server, a.user)
+	if a.listed {
+		rooms = make(map[string]remembered, len(a.rooms))
+		for _, r := range a.rooms {
+			rooms[r.code] = remembered{r.read, r == a.here}
+		}
 	}
 	err := a.memory.save(a.server, a.user, rooms)
 	if a.stay {
@@ -475,6 +515,6 @@ func (a *app) remember() {
 	}
 	if err != nil && !a.forgetful {
 		a.forgetful = true
-		a.note("%s", notice(err))
+		a.note("The server, your name and what you have read will not be remembered: %s", err)
 	}
 }

@@ -1,12 +1,13 @@
 package tui
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // memory is what the client remembers from one start to the next, in two files of a folder: chat.json, and token.json,
@@ -60,21 +61,29 @@ func (m *memory) read(name string, into any) error {
 
 // rooms are the rooms of a user of a server, by short code.
 func (m *memory) rooms(server, user string) map[string]remembered {
-	return m.Rooms[server+" "+user]
+	return m.Rooms[server+" "+strings.ToLower(user)]
 }
 
-// save remembers where the user is.
+// save remembers where the user is. What another client has written meanwhile is kept, and a message that was seen there
+// has been seen.
 func (m *memory) save(server, user string, rooms map[string]remembered) error {
-	m.Server, m.User = server, user
-	m.Rooms[server+" "+user] = rooms
+	if m.folder == "" {
+		return nil
+	}
+	now := recall(m.folder)
+	for code, there := range now.rooms(server, user) {
+		if here, ok := rooms[code]; ok {
+			here.Read = max(here.Read, there.Read)
+			rooms[code] = here
+		}
+	}
+	m.Server, m.User, m.Rooms = server, user, now.Rooms
+	m.Rooms[server+" "+strings.ToLower(user)] = rooms
 	return m.write(memoryFile, m)
 }
 
 // keep remembers a token; forget removes it.
 func (m *memory) keep(t savedToken) error {
-	if m.token == t {
-		return nil
-	}
 	m.token = t
 	return m.write(tokenFile, t)
 }
@@ -102,6 +111,10 @@ func (m *memory) write(name string, what any) error {
 	if err != nil {
 		return err
 	}
+	b = append(b, '\n')
+	if old, err := os.ReadFile(filepath.Join(m.folder, name)); err == nil && bytes.Equal(old, b) {
+		return nil
+	}
 	if err := os.MkdirAll(m.folder, 0o700); err != nil {
 		return err
 	}
@@ -109,13 +122,13 @@ func (m *memory) write(name string, what any) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), filepath.Join(m.folder, name))
 	}
 	if err != nil {
 		os.Remove(f.Name())
-		return fmt.Errorf("remember where you are: %w", err)
+		return err
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
 )
 
@@ -56,12 +55,12 @@ func inName(r rune) bool {
 
 // notification is what tells a person who looks elsewhere that somebody has written to them: a bell, or a text for
 // the terminal to show (OSC 9, of iTerm2, kitty, WezTerm, Windows Terminal and others).
-func notification(how, text string) tea.Cmd {
+func notification(how, text string) string {
 	switch how {
 	case NotifyBell:
-		return tea.Raw("\a")
+		return "\a"
 	case NotifyOSC9:
-		return tea.Raw("\x1b]9;" + ansi.Truncate(screenLine(text), 200, "…") + "\a")
+		return "\x1b]9;" + ansi.Truncate(screenLine(text), 200, "…") + "\a"
 	}
-	return nil
+	return ""
 }

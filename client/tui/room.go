@@ -11,7 +11,7 @@ import (
 
 const (
 	// maxItems is how many items of a room are kept; the history has the rest. While somebody looks at old ones it is
-	// maxHeld.
+	// maxHeld: then the oldest go, even if they are looked at.
 	maxItems, maxHeld = 12_000, 100_000
 	// typingTime is how long somebody is said to type after the last hint.
 	typingTime = 5 * time.Second
@@ -25,17 +25,20 @@ type room struct {
 	live              *client.Room // nil until it has been joined
 	joining, ending   bool         // it is being joined; the user is leaving or deleting it, and hears of that elsewhere
 	stop              func()       // ends what runs for live
+	ended             error        // why it is over, while ending
 	link              link
 	away              error // why it is not connected; nil when it is
 
 	items   []*item // oldest first; the messages among them have no gap
-	pending []*item // own messages that are not stored yet, in their order
+	pending []*item // own messages that have not come back yet, in their order: shown under the items
+	unsaved []*item // own messages that the server has not confirmed yet
 	outbox  chan *item
 	scroll  scroll
 
 	oldest, newest uint64 // seqs: of the oldest message among items (0: none), and of the newest of all
 	read           uint64 // the seq up to which messages have been seen
 	unreadLine     uint64 // the seq of the message that the unread line stands above; 0: there is no line
+	seek           uint64 // the seq of the message to be shown in the first row as soon as it is there; 0: none
 	mentions       int    // that have not been seen
 	loading        bool   // more of the history is being asked for
 	complete       bool   // there is nothing before oldest
@@ -89,6 +92,7 @@ func (r *room) unread() uint64 { return r.newest - min(r.read, r.newest) }
 // add adds the room's next message. It reports whether it is news.
 func (r *room) add(m client.Message, mine, mention bool) bool {
 	if m.Seq <= r.newest && r.oldest != 0 && m.Seq >= r.oldest {
+		r.arrived(m)
 		return false
 	}
 	if r.oldest == 0 {
@@ -99,14 +103,19 @@ func (r *room) add(m client.Message, mine, mention bool) bool {
 	delete(r.typing, m.UserName)
 	if mine {
 		r.read = r.newest // they were read where it was written
-		r.arrived(m.Seq)
+		r.arrived(m)
 	}
 	return true
 }
 
 // note adds a line about the chat.
 func (r *room) note(at time.Time, text string) {
-	r.append(&item{kind: note, body: text, at: at})
+	it := &item{kind: note, body: text, at: at}
+	if len(r.pending) > 0 { // it is an answer to what was entered last
+		r.pending = append(r.pending, it)
+		return
+	}
+	r.append(it)
 }
 
 func (r *room) append(it *item) {
@@ -138,12 +147,18 @@ func (r *room) has(seq uint64) bool {
 	return false
 }
 
-// prepend adds a page of the history, which ends before the oldest message.
-func (r *room) prepend(page []client.Message, user string) {
+// prepend adds a page of the history, of the messages before a seq. It is late if that is not the oldest any more.
+func (r *room) prepend(page []client.Message, before uint64, user string) {
+	if before != 0 && before != r.oldest {
+		return
+	}
 	var older []*item
 	for _, m := range page {
 		if r.oldest == 0 || m.Seq < r.oldest {
 			mine := strings.EqualFold(m.UserName, user)
+			if mine {
+				r.arrived(m)
+			}
 			older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
 		}
 	}
@@ -158,22 +173,44 @@ func (r *room) prepend(page []client.Message, user string) {
 	r.scroll.prepended(len(older))
 }
 
-// arrived takes away the pending message that has come back as part of the room.
-func (r *room) arrived(seq uint64) {
-	r.pending = slices.DeleteFunc(r.pending, func(it *item) bool { return it.seq == seq })
+// arrived takes away the pending message that has come back as part of the room: the one of this seq, or, before it has
+// been confirmed, the first with these words.
+func (r *room) arrived(m client.Message) {
+	for _, it := range r.pending {
+		if it.kind == pending && (it.seq == m.Seq || it.seq == 0 && it.body == m.Body) {
+			r.unpend(it)
+			return
+		}
+	}
 }
 
-// confirmed notes that a pending message is stored. It stays where it is until it comes back, which may have been before.
+// unpend takes an item out of those that are shown last. Notes that stood behind it alone stand among the others now.
+func (r *room) unpend(it *item) {
+	r.pending = without(r.pending, it)
+	for len(r.pending) > 0 && r.pending[0].kind != pending {
+		first := r.pending[0]
+		r.pending = r.pending[1:]
+		r.append(first)
+	}
+}
+
+// confirmed notes that a pending message is stored. It is shown until it comes back, which may have been before.
 func (r *room) confirmed(it *item, seq uint64) {
 	it.seq = seq
+	r.unsaved = without(r.unsaved, it)
 	if r.has(seq) {
-		r.arrived(seq)
+		r.unpend(it)
 	}
 }
 
 // forget takes a pending message away that will not be stored.
 func (r *room) forget(it *item) {
-	r.pending = slices.DeleteFunc(r.pending, func(other *item) bool { return other == it })
+	r.unsaved = without(r.unsaved, it)
+	r.unpend(it)
+}
+
+func without(items []*item, it *item) []*item {
+	return slices.DeleteFunc(items, func(other *item) bool { return other == it })
 }
 
 // enter makes the room the one that is looked at: the unread line stands where reading stopped.

@@ -1,7 +1,7 @@
 // Package tui is the terminal client of GRPCChatter, `grpcchatter chat`.
 //
 // On a terminal it fills the screen: a form to sign in, then the user's rooms, with a line of input under the messages.
-// Anywhere else, and on a terminal when asked to, it is a line protocol, so that a shell script can be a
+// Anywhere else, on a terminal that can do nothing (TERM=dumb), and when asked to, it is a line protocol, so that a shell script can be a
 // bot: see Options.Plain.
 package tui
 
@@ -76,7 +76,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func (o *Options) run(ctx context.Context) error {
-	if terminal(o.In) == nil || terminal(o.Out) == nil || o.Plain {
+	if terminal(o.In) == nil || terminal(o.Out) == nil || o.Plain || os.Getenv("TERM") == "dumb" {
 		return runPlain(ctx, *o)
 	}
 	return runScreen(ctx, *o)

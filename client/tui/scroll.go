@@ -3,8 +3,6 @@ package tui
 import (
 	"strings"
 	"time"
-
-	"github.com/charmbracelet/x/ansi"
 )
 
 // groupTime is how long after a message another one of the same sender stands under the same name.
@@ -37,7 +35,6 @@ func (s *scroll) prepended(n int) {
 type drawing struct {
 	rows  []string
 	width int
-	cells ansi.Method
 	look  look
 }
 
@@ -53,7 +50,6 @@ type pane struct {
 	r             *room
 	theme         *theme
 	dark          bool
-	cells         ansi.Method
 	width, height int
 }
 
@@ -81,8 +77,8 @@ func (p *pane) rows(i int) []string {
 	if it.kind > pending {
 		l.head = false
 	}
-	if d := &it.drawn; d.rows == nil || d.width != p.width || d.cells != p.cells || d.look != l {
-		*d = drawing{p.draw(it, l), p.width, p.cells, l}
+	if d := &it.drawn; d.rows == nil || d.width != p.width || d.look != l {
+		*d = drawing{p.draw(it, l), p.width, l}
 	}
 	return it.drawn.rows
 }
@@ -106,7 +102,7 @@ func (p *pane) draw(it *item, l look) []string {
 		rows = append(rows, p.theme.alert.Render(p.divider("new")))
 	}
 	if l.head {
-		name := p.cells.Truncate(screenLine(it.name), max(1, p.width-7), "…")
+		name := cells.Truncate(screenLine(it.name), max(1, p.width-7), "…")
 		rows = append(rows, p.theme.name(it.name).Render(name)+"  "+p.theme.faint.Render(it.at.Local().Format("15:04")))
 	}
 	gutter := "  "
@@ -118,7 +114,7 @@ func (p *pane) draw(it *item, l look) []string {
 	case it.mention:
 		gutter = p.theme.mention.Render("▌ ")
 	}
-	for _, line := range screenLines(it.body) {
+	for _, line := range fewBlanks(screenLines(it.body)) {
 		for _, row := range p.wrap(line) {
 			if it.kind != stored {
 				row = p.theme.faint.Render(row)
@@ -141,17 +137,43 @@ func (p *pane) wrap(line string) []string {
 	if len(indent) > width/2 {
 		text, indent = line, ""
 	}
-	rows := strings.Split(p.cells.Wrap(text, width-len(indent), ""), "\n")
-	for i, row := range rows {
-		rows[i] = indent + row
+	width -= len(indent)
+	var rows []string
+	for row := range strings.SplitSeq(cells.Wrap(text, width, ""), "\n") {
+		if cells.StringWidth(row) > width { // Wrap lets some spaces and hyphens stand over
+			row = cells.Hardwrap(row, width, true)
+		}
+		for part := range strings.SplitSeq(row, "\n") {
+			rows = append(rows, indent+part)
+		}
 	}
 	return rows
+}
+
+// fewBlanks makes one line of many empty ones, which would push everything else away.
+func fewBlanks(lines []string) []string {
+	const few = 3
+	var kept []string
+	for i := 0; i < len(lines); {
+		j := i
+		for j < len(lines) && strings.TrimSpace(lines[j]) == "" {
+			j++
+		}
+		if n := j - i; n > few || n > 0 && n == len(lines) {
+			kept = append(kept, "("+count(n, "empty line")+")")
+			i = j
+			continue
+		}
+		kept = append(kept, lines[i])
+		i++
+	}
+	return kept
 }
 
 // divider is a row with a text in the middle of a line.
 func (p *pane) divider(text string) string {
 	text = " " + text + " "
-	line := max(0, p.width-p.cells.StringWidth(text))
+	line := max(0, p.width-cells.StringWidth(text))
 	return strings.Repeat("─", line/2) + text + strings.Repeat("─", line-line/2)
 }
 
@@ -192,7 +214,7 @@ func (p *pane) up(n int) {
 		return
 	}
 	i, cut := p.edge()
-	first, firstCut := p.top()
+	first, firstCut := p.from(0)
 	for cut += n; i > 0 && cut >= len(p.rows(i)); i-- {
 		cut -= len(p.rows(i))
 	}
@@ -221,15 +243,39 @@ func (p *pane) hold(i, cut int) {
 	s.held, s.item, s.cut = true, i, cut
 }
 
-// top is the edge with the first item in the first row.
-func (p *pane) top() (i, cut int) {
+// from is the edge with an item in the first row, or with the last one in the last.
+func (p *pane) from(first int) (i, cut int) {
 	n := 0
-	for i = 0; i < p.len(); i++ {
+	for i = first; i < p.len(); i++ {
 		if n += len(p.rows(i)); n >= p.height {
 			return i, n - p.height
 		}
 	}
 	return p.len() - 1, 0
+}
+
+// reach shows the first message with this seq or a later one in the first row.
+func (p *pane) reach(seq uint64) {
+	for i, it := range p.r.items {
+		if it.kind == stored && it.seq >= seq {
+			p.hold(p.from(i))
+			return
+		}
+	}
+}
+
+// hides reports whether a message stands above the rows to be seen.
+func (p *pane) hides(seq uint64) bool {
+	_, above := p.visible()
+	if p.r.oldest == 0 || p.r.oldest > seq {
+		return p.r.oldest != 0
+	}
+	for i := above - 1; i >= 0; i-- {
+		if it := p.at(i); it.kind == stored {
+			return it.seq >= seq
+		}
+	}
+	return false
 }
 
 func sameDay(a, b time.Time) bool {

@@ -8,7 +8,8 @@ import (
 
 // harmful reports whether r must not reach a terminal as it is: controls (C0, DEL, C1), which move the
 // cursor or start an escape sequence; the bidirectional overrides and isolates, which make text read as
-// something it is not; and the two separators that some terminals take for a new line.
+// something it is not; the two separators that some terminals take for a new line; and the fillers of Hangul, which are
+// not seen, and whose width terminals do not agree on.
 func harmful(r rune) bool {
 	switch {
 	case unicode.IsControl(r):
@@ -16,7 +17,11 @@ func harmful(r rune) bool {
 	case r >= 0x202A && r <= 0x202E, r >= 0x2066 && r <= 0x2069:
 		return true
 	}
-	return r == 0x2028 || r == 0x2029
+	switch r {
+	case 0x2028, 0x2029, 0x115F, 0x1160, 0x3164, 0xFFA0:
+		return true
+	}
+	return false
 }
 
 // visible is the form in which a harmful rune is shown on a screen: a control picture such as ␛ where

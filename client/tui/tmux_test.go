@@ -3,27 +3,38 @@
 package tui
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // window is a program in a window of tmux, a real terminal that can be looked at.
 type window struct {
 	t      *testing.T
-	socket string
-	pid    string // the file with the program's process id
-	mark   int
+	dir    string // short, for the socket's name
+	config string // what the program remembers things in
 }
 
-// openWindow runs `grpcchatter chat` with these flags in a terminal of 80 columns. When it has ended, the
-// window says "status N", and "echo" if the terminal shows what is typed, as it should.
-func openWindow(t *testing.T, flags ...string) *window {
+// terminalKind is what a window is like.
+type terminalKind struct {
+	width, height int
+	config        string   // of another window; "" for a new one
+	env           []string // more of it
+}
+
+var ordinary = terminalKind{width: 80, height: 24}
+
+// openWindow runs `grpcchatter chat` with these flags in a terminal. When it has ended, the window says "status N", and
+// "echo" if the terminal shows what is typed, as it should.
+func openWindow(t *testing.T, kind terminalKind, flags ...string) *window {
 	t.Helper()
 	if _, err := exec.LookPath("tmux"); err != nil {
 		if os.Getenv("CI") != "" {
@@ -35,14 +46,24 @@ func openWindow(t *testing.T, flags ...string) *window {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &window{t: t, socket: filepath.Join(dir, "s"), pid: filepath.Join(dir, "pid")}
+	w := &window{t: t, dir: dir, config: kind.config}
+	if w.config == "" {
+		w.config = t.TempDir()
+	}
 	t.Cleanup(func() {
-		w.command("kill-server").Run()
+		if t.Failed() {
+			out, _ := w.command("capture-pane", "-p").CombinedOutput()
+			t.Logf("a window shows\n%s", out)
+		}
+		_ = w.command("kill-server").Run()
 		os.RemoveAll(dir)
 	})
 	const script = `sh -c 'echo $$ >"$0"; exec "$@"' "$@"; echo "status $?"; stty -a | grep -ow -e "-\?echo"; exec cat`
-	args := []string{"-u", "-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "30", "--"}
-	args = append(args, "sh", "-c", script, "sh", w.pid, program, "chat")
+	args := []string{"-u", "-f", "/dev/null", "new-session", "-d", "-x", strconv.Itoa(kind.width), "-y", strconv.Itoa(kind.height)}
+	for _, e := range append(kind.env, "XDG_CONFIG_HOME="+w.config, "HOME="+w.config) {
+		args = append(args, "-e", e)
+	}
+	args = append(args, "--", "sh", "-c", script, "sh", w.pidFile(), program, "chat")
 	args = append(args, flags...)
 	if out, err := w.command(args...).CombinedOutput(); err != nil {
 		t.Fatalf("tmux: %v: %s", err, out)
@@ -50,8 +71,10 @@ func openWindow(t *testing.T, flags ...string) *window {
 	return w
 }
 
+func (w *window) pidFile() string { return filepath.Join(w.dir, "pid") }
+
 func (w *window) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("tmux", append([]string{"-S", w.socket}, args...)...)
+	cmd := exec.Command("tmux", append([]string{"-S", filepath.Join(w.dir, "s")}, args...)...)
 	cmd.Env = environ("LC_ALL=C.UTF-8", "TZ=UTC", "SHELL=/bin/sh")
 	return cmd
 }
@@ -65,91 +88,203 @@ func (w *window) run(args ...string) string {
 	return string(out)
 }
 
-// keys presses keys, by the names that tmux has for them or as text.
+// keys presses keys, by the names that tmux has for them.
 func (w *window) keys(keys ...string) {
 	w.t.Helper()
 	w.run(append([]string{"send-keys"}, keys...)...)
 }
 
+// types types a text.
+func (w *window) types(text string) {
+	w.t.Helper()
+	w.run("send-keys", "-l", text)
+}
+
 // enter types a line.
 func (w *window) enter(line string) {
 	w.t.Helper()
-	w.run("send-keys", "-l", line)
+	w.types(line)
 	w.keys("Enter")
 }
 
-// answer waits for a question and answers it.
-func (w *window) answer(question, line string) {
+// paste pastes a text as a terminal does that tells a paste apart.
+func (w *window) paste(text string) {
 	w.t.Helper()
-	w.awaitEnd(question)
-	w.enter(line)
+	file := filepath.Join(w.dir, "paste")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	w.run("load-buffer", file)
+	w.run("paste-buffer", "-p", "-r")
 }
 
-// all is everything that the terminal has shown, wrapped lines as one.
-func (w *window) all() string {
+// screen is what can be seen.
+func (w *window) screen() string {
 	w.t.Helper()
-	return w.run("capture-pane", "-p", "-J", "-S", "-")
+	return w.run("capture-pane", "-p")
 }
 
-// await waits until a text has been shown since the last await, and returns what came up to its end.
-func (w *window) await(text string) string {
+// rows are the rows of the screen.
+func (w *window) rows() []string {
 	w.t.Helper()
-	all := eventually(w.t, w.all, func(s string) bool { return strings.Contains(s[min(w.mark, len(s)):], text) }, text)
-	from := w.mark
-	w.mark += strings.Index(all[from:], text) + len(text)
-	return all[from:w.mark]
+	return strings.Split(strings.TrimSuffix(w.screen(), "\n"), "\n")
 }
 
-// awaitEnd waits until the last line of the terminal is this one.
-func (w *window) awaitEnd(line string) string {
+// await waits until the screen shows all these texts.
+func (w *window) await(texts ...string) string {
 	w.t.Helper()
-	return eventually(w.t, w.all, func(s string) bool { return lastLine(s) == strings.TrimRight(line, " ") }, line)
+	return eventually(w.t, w.screen, func(s string) bool {
+		for _, text := range texts {
+			if !strings.Contains(s, text) {
+				return false
+			}
+		}
+		return true
+	}, strings.Join(texts, "\" and \""))
 }
 
-func lastLine(s string) string {
-	s = strings.TrimRight(s, "\n ")
-	return s[strings.LastIndex(s, "\n")+1:]
+// awaitGone waits until the screen shows a text no more.
+func (w *window) awaitGone(text string) {
+	w.t.Helper()
+	eventually(w.t, w.screen, func(s string) bool { return !strings.Contains(s, text) }, "no "+text)
 }
 
-// chats waits for the empty line of input of a room.
-func (w *window) chats() {
+// awaitInput waits until the input holds these rows.
+func (w *window) awaitInput(lines ...string) {
 	w.t.Helper()
-	w.awaitEnd(">")
+	want := "> " + strings.Join(lines, "\n  ")
+	eventually(w.t, w.input, func(s string) bool { return s == strings.TrimRight(want, " ") }, want)
+}
+
+// settled is the screen once it has stopped changing.
+func (w *window) settled() string {
+	w.t.Helper()
+	var last string
+	return eventually(w.t, func() string {
+		time.Sleep(100 * time.Millisecond)
+		return w.screen()
+	}, func(s string) bool {
+		same := s == last
+		last = s
+		return same
+	}, "a screen that stays")
+}
+
+// undamaged checks that the screen is what it would be if it were drawn anew.
+func (w *window) undamaged() {
+	w.t.Helper()
+	before := w.settled()
+	w.keys("C-l")
+	time.Sleep(300 * time.Millisecond) // until it has been
+	if after := w.settled(); after != before {
+		w.t.Errorf("drawn anew,\n%s\nbecomes\n%s", before, after)
+	}
+}
+
+// input is what stands between the rule and the status line.
+func (w *window) input() string {
+	rows := w.rows()
+	for i := len(rows) - 2; i >= 0; i-- {
+		if strings.HasPrefix(rows[i], "──") {
+			return strings.Join(rows[i+1:len(rows)-1], "\n")
+		}
+	}
+	return ""
 }
 
 // ended waits for the end of the program: its status, and a terminal as it was before.
-func (w *window) ended(status int) {
+func (w *window) ended(status int) string {
 	w.t.Helper()
-	w.await(fmt.Sprintf("status %d\necho\n", status))
+	return w.await(fmt.Sprintf("status %d\necho\n", status))
 }
 
-// once checks that a line was shown exactly once. Lines of a chat are given without their time.
-func (w *window) once(line string) {
-	w.t.Helper()
-	n, all := 0, w.all()
-	for l := range strings.Lines(all) {
-		l = strings.TrimSpace(l)
-		if l == line || len(l) > 6 && l[2] == ':' && l[6:] == line {
+// count is how many rows of the screen end with a text.
+func (w *window) count(text string) int {
+	n := 0
+	for _, row := range w.rows() {
+		if strings.HasSuffix(strings.TrimRight(row, " "), text) {
 			n++
 		}
 	}
-	if n != 1 {
-		w.t.Errorf("%q was shown %d times:\n%s", line, n, all)
-	}
+	return n
 }
 
 // signal sends a signal to the program in the window.
 func (w *window) signal(sig syscall.Signal) {
 	w.t.Helper()
-	b, err := os.ReadFile(w.pid)
+	if err := syscall.Kill(w.pid(), sig); err != nil {
+		w.t.Fatalf("send a signal: %v", err)
+	}
+}
+
+func (w *window) pid() int {
+	w.t.Helper()
+	b, err := os.ReadFile(w.pidFile())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err == nil {
-		err = syscall.Kill(pid, sig)
-	}
 	if err != nil {
-		w.t.Fatalf("send a signal: %v", err)
+		w.t.Fatal(err)
 	}
+	return pid
+}
+
+// resize changes the size of the window.
+func (w *window) resize(width, height int) {
+	w.t.Helper()
+	w.run("resize-window", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height))
+	time.Sleep(300 * time.Millisecond) // tmux waits for a quarter of a second before it tells the program
+}
+
+var update = flag.Bool("update", false, "write the golden captures anew")
+
+// golden compares the screen with testdata/name.txt, once it looks like it; -update writes the file. What is another one
+// each time is made the same: times, ports, and the room's code.
+func (w *window) golden(name, code string) {
+	w.t.Helper()
+	path := filepath.Join("testdata", name+".txt")
+	shown := func() string {
+		s := w.screen()
+		if code != "" {
+			s = strings.ReplaceAll(s, code, "K7P2QX")
+		}
+		return general(s)
+	}
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(shown()), 0o644); err != nil {
+			w.t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	eventually(w.t, shown, func(s string) bool { return s == string(want) }, string(want))
+}
+
+var generals = []struct {
+	re  *regexp.Regexp
+	now string
+}{
+	{regexp.MustCompile(` *(\w+@)127\.0\.0\.1:\d+`), "  ${1}127.0.0.1:8080"},
+	{regexp.MustCompile(`\b\d\d:\d\d\b`), "12:34"},
+	{regexp.MustCompile(`─+ \w+day, \d+ \w+ \d{4} ─+`), "── Monday, 2 January 2006 ──"},
+}
+
+// general is a screen without what differs from one run to the next: the port, with the spaces that its length takes,
+// times, the date.
+func general(s string) string {
+	for _, g := range generals {
+		s = g.re.ReplaceAllString(s, g.now)
+	}
+	var rows []string
+	for row := range strings.Lines(s) {
+		rows = append(rows, strings.TrimRight(row, " \n"))
+	}
+	return strings.Join(rows, "\n") + "\n"
 }

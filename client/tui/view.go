@@ -2,6 +2,7 @@ package tui
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,20 +18,25 @@ const (
 	peopleWidth           = 18
 )
 
-// View draws the screen.
-func (a *app) View() tea.View {
-	v := tea.View{AltScreen: true, ReportFocus: true, WindowTitle: a.title()}
-	var rows []string
+// cells counts the columns of a text as a terminal does that knows of no clusters. Where it counts otherwise, the display
+// keeps things in their columns.
+const cells = ansi.WcWidth
+
+// picture is what is to be seen now.
+func (a *app) picture() picture {
+	p := picture{title: a.title()}
 	if a.form != nil {
-		rows, v.Cursor = a.form.view(a.width, a.height)
+		p.rows, p.cursor = a.form.view(a.width, a.height)
 	} else {
-		rows, v.Cursor = a.chatView()
+		p.rows, p.cursor = a.chatView()
 	}
-	if len(rows) > a.height {
-		rows = rows[:a.height]
+	if len(p.rows) > a.height {
+		p.rows = p.rows[:a.height]
 	}
-	v.Content = strings.Join(rows, "\n")
-	return v
+	for len(p.rows) < a.height {
+		p.rows = append(p.rows, "")
+	}
+	return p
 }
 
 // title is the window's: with the number of messages that have not been seen.
@@ -67,7 +73,6 @@ func (a *app) measure() measures {
 	}
 	m.input = 1
 	if a.question == nil {
-		a.input.setSize(a.width, max(1, min(6, a.height-5)))
 		m.input = a.input.area.Height()
 	}
 	m.body = max(1, a.height-3-m.input)
@@ -79,7 +84,7 @@ func (a *app) pane() *pane { return a.paneOf(a.here) }
 
 func (a *app) paneOf(r *room) *pane {
 	m := a.measure()
-	return &pane{r: r, theme: &a.theme, dark: a.dark, cells: a.cells, width: m.middle, height: m.body}
+	return &pane{r: r, theme: &a.theme, dark: a.dark, width: m.middle, height: m.body}
 }
 
 func (a *app) chatView() ([]string, *tea.Cursor) {
@@ -88,12 +93,12 @@ func (a *app) chatView() ([]string, *tea.Cursor) {
 	rooms, people := a.roomList(m), a.people(m)
 	middle := a.messages(m)
 	for i := range m.body {
-		row := pad(a.cells, middle[i], m.middle)
+		row, edge := pad(middle[i], m.middle), a.theme.faint.Render("│")
 		if m.rooms > 0 {
-			row = pad(a.cells, rooms[i], m.rooms) + a.theme.faint.Render("│") + row
+			row = pad(rooms[i], m.rooms) + column(m.rooms) + edge + row
 		}
 		if m.people > 0 {
-			row += a.theme.faint.Render("│") + pad(a.cells, people[i], m.people)
+			row += column(a.width-m.people-1) + edge + people[i]
 		}
 		rows = append(rows, row)
 	}
@@ -101,11 +106,11 @@ func (a *app) chatView() ([]string, *tea.Cursor) {
 	var cursor *tea.Cursor
 	top := len(rows)
 	if q := a.question; q != nil {
-		label := " " + a.cells.Truncate(screenLine(q.label), max(4, a.width-12), "…")
-		q.field.SetWidth(max(4, a.width-a.cells.StringWidth(label)-2))
+		label := " " + cells.Truncate(screenLine(q.label), max(4, a.width-12), "…")
+		q.field.SetWidth(max(4, a.width-cells.StringWidth(label)-2))
 		rows = append(rows, a.theme.bold.Render(label)+harmless(q.field.View()))
 		if cursor = q.field.Cursor(); cursor != nil {
-			cursor.X += a.cells.StringWidth(label)
+			cursor.X += cells.StringWidth(label)
 		}
 	} else {
 		var text string
@@ -126,7 +131,7 @@ func (a *app) messages(m measures) []string {
 	if a.question != nil {
 		return rows
 	}
-	line, _ := a.input.before()
+	line, _, _ := a.input.around()
 	list := matching(line)
 	if !strings.HasPrefix(a.input.value(), "/") {
 		list = nil
@@ -135,8 +140,8 @@ func (a *app) messages(m measures) []string {
 		list = list[:m.body]
 	}
 	for i, c := range list {
-		row := a.theme.bold.Render(pad(a.cells, " "+c.name+" "+c.args, 15)) + c.does
-		rows[m.body-len(list)+i] = pad(a.cells, row, m.middle)
+		row := a.theme.bold.Render(pad(" "+c.name+" "+c.args, 15)) + c.does
+		rows[m.body-len(list)+i] = pad(cells.Truncate(row, m.middle, "…"), m.middle)
 	}
 	return rows
 }
@@ -196,8 +201,8 @@ func (a *app) roomList(m measures) []string {
 		}
 		r := a.rooms[first+i]
 		unread := badge(r.unread(), r.mentions)
-		name := " " + a.cells.Truncate(screenLine(r.name), m.rooms-3-len(unread), "…")
-		row := pad(a.cells, name, m.rooms-1-len(unread)) + unread + " "
+		name := " " + cells.Truncate(screenLine(r.name), m.rooms-3-len(unread), "…")
+		row := pad(name, m.rooms-1-len(unread)) + unread + " "
 		switch {
 		case r == a.here:
 			row = a.theme.chosen.Render(row)
@@ -219,7 +224,7 @@ func (a *app) people(m measures) []string {
 			rows[i] = a.theme.faint.Render(fmt.Sprintf(" and %d more", len(a.here.here)-i))
 			break
 		}
-		rows[i] = " " + a.theme.name(name).Render(a.cells.Truncate(screenLine(name), m.people-2, "…"))
+		rows[i] = " " + a.theme.name(name).Render(cells.Truncate(screenLine(name), m.people-2, "…"))
 	}
 	return rows
 }
@@ -243,9 +248,11 @@ func (a *app) rule() string {
 		right = fmt.Sprintf(" ↓ %d new ", s.fresh)
 	case s.held:
 		right = " ↓ "
+	case a.here.unreadLine != 0 && a.pane().hides(a.here.unreadLine):
+		right = " ↑ new: Alt-U "
 	}
-	left = a.cells.Truncate(left, max(0, a.width-4-a.cells.StringWidth(right)), "…")
-	line := max(0, a.width-4-a.cells.StringWidth(left)-a.cells.StringWidth(right))
+	left = cells.Truncate(left, max(0, a.width-4-cells.StringWidth(right)), "…")
+	line := max(0, a.width-4-cells.StringWidth(left)-cells.StringWidth(right))
 	return a.theme.faint.Render("──"+left+strings.Repeat("─", line)) + a.theme.bold.Render(right) + a.theme.faint.Render("──")
 }
 
@@ -253,7 +260,10 @@ func (a *app) rule() string {
 func (a *app) status() string {
 	state, style := "● connected", a.theme.good
 	r := a.here
-	away := r.away
+	away := a.away
+	if away == nil {
+		away = r.away
+	}
 	for _, other := range a.rooms {
 		if away == nil {
 			away = other.away
@@ -262,30 +272,40 @@ func (a *app) status() string {
 	switch {
 	case away != nil:
 		state, style = "○ away: "+screenLine(sentence(away))+"; trying again", a.theme.alert
-	case r.code != "" && r.live == nil:
+	case !a.listed, r.code != "" && r.live == nil:
 		state, style = "○ connecting", a.theme.faint
+	case len(a.rooms) == 0:
+		state, style = "○ in no room", a.theme.faint
 	}
-	right := a.user + "@" + strings.TrimPrefix(strings.TrimPrefix(a.server, "https://"), "http://")
+	state = " " + state
+	waiting := ""
 	if n := a.waiting(); n > 0 {
-		right = strconv.Itoa(n) + " waiting · " + right
+		waiting = strconv.Itoa(n) + " waiting"
 	}
-	right = " " + screenLine(right) + " · /help "
-	if short := a.width / 2; a.cells.StringWidth(right) > short {
-		right = a.cells.Truncate(right, short, "… ")
+	who := screenLine(a.user + "@" + strings.TrimPrefix(strings.TrimPrefix(a.server, "https://"), "http://"))
+	right := ""
+	for _, parts := range [][]string{{waiting, who, "/help"}, {waiting, who}, {waiting}} { // the most that there is room for
+		right = strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), " · ")
+		if cells.StringWidth(state)+cells.StringWidth(right)+3 <= a.width {
+			break
+		}
 	}
-	state = " " + a.cells.Truncate(state, max(1, a.width-2-a.cells.StringWidth(right)), "…")
-	gap := max(0, a.width-a.cells.StringWidth(state)-a.cells.StringWidth(right))
-	return style.Render(state) + strings.Repeat(" ", gap) + a.theme.faint.Render(right)
+	state = cells.Truncate(state, max(1, a.width-2-cells.StringWidth(right)), "…")
+	gap := max(0, a.width-1-cells.StringWidth(state)-cells.StringWidth(right))
+	return style.Render(state) + strings.Repeat(" ", gap) + a.theme.faint.Render(right) + " "
 }
 
 // spread is a row with a text at either end.
 func (a *app) spread(left, right string) string {
-	left = a.cells.Truncate(left, max(0, a.width-a.cells.StringWidth(right)-1), "…")
-	return pad(a.cells, left, a.width-a.cells.StringWidth(right)) + right
+	left = cells.Truncate(left, max(0, a.width-cells.StringWidth(right)-1), "…")
+	return pad(left, a.width-cells.StringWidth(right)) + right
 }
 
+// column goes to a column of the row, the first one being 0: whatever width the terminal has given to what stands before.
+func column(n int) string { return ansi.CursorHorizontalAbsolute(n + 1) }
+
 // pad makes a row so many columns wide: with spaces, or by cutting it.
-func pad(cells ansi.Method, row string, width int) string {
+func pad(row string, width int) string {
 	n := cells.StringWidth(row)
 	switch {
 	case n < width:

@@ -1,0 +1,774 @@
+//go:build unix
+
+package tui
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/grpcchatter/grpcchatter/client"
+)
+
+// member opens a window of a user who is registered, in a room.
+func member(t *testing.T, s *server, kind terminalKind, user, code string, flags ...string) *window {
+	t.Helper()
+	w := openWindow(t, kind, append([]string{"--server", s.url(), "--user", user, "--password", testPassword, "--room", code}, flags...)...)
+	w.await("● connected", code)
+	return w
+}
+
+// sender is a room by the Go client, of a user who is made.
+func sender(t *testing.T, s *server, user, code string) *client.Room {
+	t.Helper()
+	c := account(t, s, user)
+	room, err := c.JoinChatRoom(t.Context(), code, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return room
+}
+
+func account(t *testing.T, s *server, user string) *client.Client {
+	t.Helper()
+	c, err := client.New(s.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Disconnect() })
+	if _, err := c.Register(t.Context(), user, testPassword); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Login(t.Context(), user, testPassword); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func says(t *testing.T, room *client.Room, bodies ...string) {
+	t.Helper()
+	for _, body := range bodies {
+		if _, err := room.Send(t.Context(), body); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// number sends "number 1" to "number n" with pauses, and waits until they are stored.
+func number(t *testing.T, room *client.Room, n int, pause time.Duration) error {
+	underWay := make(chan func() (uint64, error), 1000)
+	sent := make(chan error, 1)
+	go func() {
+		defer close(underWay)
+		for i := range n {
+			stored, err := room.Queue(t.Context(), fmt.Sprintf("number %d", i+1))
+			if err != nil {
+				sent <- err
+				return
+			}
+			underWay <- stored
+			time.Sleep(pause)
+		}
+		sent <- nil
+	}()
+	var err error
+	for stored := range underWay {
+		if _, e := stored(); e != nil {
+			err = e
+		}
+	}
+	return errors.Join(err, <-sent)
+}
+
+// Two people from their first start to chatting.
+func TestScreenTwoPeople(t *testing.T) {
+	s := startServer(t)
+	ann := openWindow(t, ordinary)
+	ann.await("GRPCChatter", "Enter goes on")
+	ann.golden("first-start", "")
+	ann.keys("Up", "Up")
+	ann.types(s.addr)
+	ann.keys("Down", "Right")
+	ann.await("(•) register", "Once more")
+	ann.keys("Enter")
+	ann.enter("ann")
+	ann.enter("annas secret")
+	ann.enter("annas secrte")
+	ann.await("The two passwords differ.")
+	ann.enter("annas secret")
+	ann.await("You are in no room yet.")
+	ann.types("/")
+	ann.await("/join CODE", "/quit", "leave the program")
+	ann.types("cr")
+	ann.awaitGone("/join CODE    enter")
+	ann.keys("Tab")
+	ann.awaitInput("/create")
+	ann.enter(" The Lobby")
+	ann.await("Password for The Lobby (Enter for none):")
+	ann.enter("open sesame")
+	code := regexp.MustCompile(`Its code is (\w+):`).FindStringSubmatch(ann.await("Its code is"))[1]
+	ann.enter("/invite")
+	ann.await("--room", "/join "+code, s.addr+"/#"+code)
+
+	bob := openWindow(t, terminalKind{width: 120, height: 30}, "--server", s.url(), "--user", "bob", "--register")
+	bob.await("(•) register")
+	bob.enter("bobs secret")
+	bob.enter("bobs secret")
+	bob.await("You are in no room yet.")
+	bob.enter("/join " + strings.ToLower(code))
+	bob.await("Password of the room " + code)
+	bob.enter("wrong")
+	bob.await("There is no such room")
+	bob.enter("/join " + code)
+	bob.await("Password of the room " + code)
+	bob.enter("open sesame")
+	bob.await("The Lobby · "+code+" · 2 here", "│ ann", "│ bob")
+	ann.await("bob joined", "2 here")
+
+	ann.types("hello")
+	bob.await("ann types …")
+	ann.keys("M-Enter")
+	ann.types("all of you")
+	ann.awaitInput("hello", "all of you")
+	ann.keys("Enter")
+	ann.awaitInput("")
+	bob.await("  hello", "  all of you")
+	bob.awaitGone("types …")
+	bob.types("an")
+	bob.keys("Tab")
+	bob.awaitInput("ann:")
+	bob.enter("hi, @an")
+	bob.keys("Up")
+	bob.awaitInput("ann: hi, @an")
+	bob.keys("Tab")
+	bob.awaitInput("ann: hi, @ann")
+	bob.keys("Enter")
+	ann.await("▌ ann: hi, @an", "▌ ann: hi, @ann")
+	bob.enter("//slash")
+	ann.await("  /slash")
+	ann.undamaged()
+	bob.undamaged()
+	if ann.count("hello") != 1 || bob.count("/slash") != 0 && bob.count("/slash │ bob") != 0 {
+		t.Errorf("a message is shown twice")
+	}
+	for _, w := range []*window{ann, bob} {
+		for _, secret := range []string{"annas", "bobs", "sesame"} {
+			if strings.Contains(w.screen(), secret) {
+				t.Errorf("a password is on the screen")
+			}
+		}
+		w.enter("/quit")
+		if out := w.ended(0); strings.Contains(out, "Lobby") {
+			t.Errorf("the screen is not given back")
+		}
+	}
+}
+
+// Every command, and what is said when it cannot be.
+func TestScreenCommands(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	says(t, sender(t, s, "bob", code), "from bob")
+	w := openWindow(t, terminalKind{width: 140, height: 50}, "--server", s.url(), "--user", "alice", "--password", testPassword)
+	w.await("from bob", "bob")
+	for _, step := range []struct{ enter, await string }{
+		{"/users", "Here now: alice, bob"},
+		{"/rooms", code + "  Lobby (yours, 1 message, you are here)"},
+		{"/USERS", "Here now: alice, bob"},
+		{"/join", "Write the code of the room behind it"},
+		{"/create", "Write the name of the room behind it"},
+		{"/users now", "/users takes nothing behind it."},
+		{"/nonsense", "No such command; /help lists them. To send it as a message, write //nonsense"},
+		{"/join NOSUCH", "Password of the room NOSUCH"},
+		{"not this", "There is no such room"},
+		{"/leave", "owner"},
+		{"/delete", "If you mean it: /delete " + code},
+		{"/help", "Alt-Up and Alt-Down"},
+	} {
+		w.enter(step.enter)
+		w.await(step.await)
+	}
+	other, err := c.CreateChatRoom(t.Context(), "Another", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.enter("/rooms")
+	w.await(other + "  Another")
+	w.keys("M-1")
+	w.await("Another · " + other + " · ")
+	w.keys("M-Down")
+	w.await("Lobby · " + code)
+	w.enter("/delete " + code)
+	w.await("The room Lobby has been deleted.")
+
+	bob := openWindow(t, ordinary, "--server", s.url(), "--user", "bob", "--password", testPassword)
+	bob.await("You are in no room yet.")
+	bob.enter("hello?")
+	bob.await("Here is nobody to read it")
+	bob.enter("/join " + other)
+	bob.await("Another · " + other)
+	bob.enter("/leave")
+	bob.await("You have left Another (" + other + "). /join " + other + " brings you back.")
+	bob.enter("/leave")
+	bob.await("You are in no room.")
+	if rooms, err := bobRooms(t, s); err != nil || len(rooms) != 0 {
+		t.Errorf("bob is still a member: %v %v", rooms, err)
+	}
+	bob.enter("/join " + other)
+	bob.await("Another · " + other)
+	if err := c.DeleteChatRoom(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	bob.await("Another (" + other + "): ")
+	bob.enter("/logout")
+	bob.await("Account", "bob")
+	bob.keys("C-c")
+	bob.ended(0)
+}
+
+func bobRooms(t *testing.T, s *server) ([]client.ChatRoom, error) {
+	c, err := client.New(s.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Disconnect()
+	if err := c.Login(t.Context(), "bob", testPassword); err != nil {
+		t.Fatal(err)
+	}
+	return c.ListChatRooms(t.Context())
+}
+
+// What is wrong in the form is said where it can be mended.
+func TestScreenForm(t *testing.T) {
+	s := startServer(t)
+	s.room(t, "alice", testPassword)
+	w := openWindow(t, ordinary, "--server", "http://127.0.0.1:1")
+	w.await("GRPCChatter")
+	w.enter("alice")
+	w.enter("not that one")
+	w.await("The server cannot be reached: connection refused.")
+	w.keys("C-u")
+	w.types(s.url())
+	w.keys("Enter")
+	w.await("The user name or the password is wrong.")
+	w.paste(testPassword + "\n")
+	w.keys("Enter")
+	w.await("Lobby", "● connected")
+	w.enter("/logout")
+	w.await("Password")
+	w.keys("Up", "Up", "Right")
+	w.await("(•) register")
+	w.keys("Enter")
+	w.enter(testPassword)
+	w.enter(testPassword)
+	w.await("This user name is taken")
+	w.keys("C-d")
+	w.ended(0)
+}
+
+// 5,000 messages of history: back to the first, without a jump; what comes meanwhile is counted and moves nothing.
+func TestScreenHistory(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	room, err := c.JoinChatRoom(t.Context(), code, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := number(t, room, 5000, 0); err != nil {
+		t.Fatal(err)
+	}
+	w := member(t, s, ordinary, "alice", code)
+	w.await("number 5000")
+	w.keys("PageUp")
+	w.await("number 4981", " ↓ ")
+	top := w.await("number 4963\n")
+	says(t, room, "news 1", "news 2")
+	w.await("↓ 2 new")
+	if now := w.rows(); strings.Join(now[1:20], "\n") != strings.Join(strings.Split(top, "\n")[1:20], "\n") {
+		t.Errorf("the screen has jumped from\n%s", top)
+	}
+	numbers := regexp.MustCompile(`number (\d+)`)
+	seen := map[string]bool{}
+	end := time.Now().Add(2 * patience)
+	for !seen["1"] {
+		if time.Now().After(end) {
+			t.Fatal("the first message does not come")
+		}
+		before := 0
+		for _, m := range numbers.FindAllStringSubmatch(w.screen(), -1) {
+			var n int
+			fmt.Sscan(m[1], &n)
+			if before != 0 && n != before+1 {
+				t.Fatalf("number %d stands behind %d", n, before)
+			}
+			before = n
+			seen[m[1]] = true
+		}
+		w.keys("PageUp", "PageUp")
+		for range 20 { // a key is one page at most: nothing may be passed over
+			w.keys("S-PageUp")
+		}
+		w.keys("C-Home")
+	}
+	w.resize(60, 20)
+	w.await("number 18\n") // what stood last stands last
+	w.resize(80, 24)
+	w.await("number 1\n")
+	w.undamaged()
+	w.keys("C-End")
+	w.await("news 2")
+	w.awaitGone("↓")
+	w.undamaged()
+}
+
+// The server is killed and comes back. What is written meanwhile is shown as pending, and is sent once.
+func TestScreenServerKilled(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	alice := member(t, s, ordinary, "alice", code)
+	bob := member(t, s, ordinary, "bob", code, "--register")
+	alice.enter("before")
+	bob.await("  before")
+
+	s.kill()
+	alice.await("○ away: the server cannot be reached")
+	bob.await("○ away")
+	alice.enter("meanwhile 1")
+	alice.enter("meanwhile 2")
+	alice.await("… meanwhile 1", "… meanwhile 2", "2 waiting")
+	alice.golden("away", code)
+	alice.resize(50, 15)
+	alice.await("… meanwhile 1", "… meanwhile 2")
+	alice.resize(80, 24)
+	s.start(t)
+	for _, w := range []*window{alice, bob} {
+		w.await("● connected", "  meanwhile 1", "  meanwhile 2")
+	}
+	alice.awaitGone("… meanwhile")
+	bob.enter("after")
+	for _, w := range []*window{alice, bob} {
+		w.await("  after")
+		for _, line := range []string{"before", "meanwhile 1", "meanwhile 2", "after"} {
+			if n := w.count(line); n != 1 {
+				t.Errorf("%q is shown %d times", line, n)
+			}
+		}
+	}
+
+	s.kill()
+	alice.await("○ away")
+	alice.enter("never")
+	alice.await("… never")
+	alice.enter("/quit")
+	alice.await("Waiting for 1 message to be stored.")
+	alice.ended(1)
+	alice.await("Perhaps not sent: never", "grpcchatter: 1 message had not been stored yet and may be lost")
+}
+
+// Unread counts and the unread line, in a room that is not shown, and over a restart.
+func TestScreenUnread(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	other, err := c.CreateChatRoom(t.Context(), "Another", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := sender(t, s, "bob", other)
+	says(t, bob, "old")
+	w := member(t, s, ordinary, "alice", code)
+	w.keys("M-Up")
+	w.await("Another · "+other, "  old")
+	w.keys("M-Up")
+	w.await("Lobby · " + code)
+	w.types("a draft")
+	says(t, bob, "one", "two", "hello alice")
+	eventually(t, w.screen, func(s string) bool { return regexp.MustCompile(`(?m)^ Another +@3 │`).MatchString(s) }, "@3")
+	w.golden("unread", code)
+	w.resize(40, 15)
+	w.await("elsewhere @3")
+	w.golden("narrow", code)
+	w.resize(80, 24)
+	w.keys("M-a")
+	w.await("Another · "+other, "─ new ─", "▌ hello alice")
+	w.awaitInput("")
+	w.golden("unread-line", other)
+	w.keys("M-Up")
+	w.awaitInput("a draft")
+	w.keys("C-c")
+	w.awaitInput("")
+	w.enter("/quit")
+	w.ended(0)
+	says(t, bob, "meanwhile")
+	again := openWindow(t, terminalKind{width: 80, height: 24, config: w.config}, "--password", testPassword)
+	again.await("Lobby · " + code)
+	eventually(t, again.screen, func(s string) bool { return regexp.MustCompile(`(?m)^ Another +1 │`).MatchString(s) }, "1")
+	again.keys("M-a")
+	again.await("─ new ─", "meanwhile")
+	if screen := again.screen(); strings.Index(screen, "─ new ─") < strings.Index(screen, "hello alice") {
+		t.Error("the unread line stands too high")
+	}
+}
+
+// A room that ends while another one is looked at, or while something is being written in it, is told of; what was being
+// written is still there.
+func TestScreenRoomEnds(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	other, err := c.CreateChatRoom(t.Context(), "Another", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	account(t, s, "bob")
+	w := member(t, s, ordinary, "bob", code)
+	w.enter("/join " + other)
+	w.await("Another · " + other)
+	w.keys("M-Down")
+	w.await("Lobby · " + code)
+	w.types("half a sentence")
+	if err := c.DeleteChatRoom(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	w.await("Another ("+other+"): ", "Lobby · "+code)
+	if err := c.DeleteChatRoom(t.Context(), code); err != nil {
+		t.Fatal(err)
+	}
+	w.await("Lobby ("+code+"): ", "○ in no room")
+	w.awaitInput("half a sentence")
+}
+
+// Messages that are not stored yet are not given up without a word: not by /logout, nor by an account that is no more.
+func TestScreenUnsent(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := member(t, s, ordinary, "alice", code)
+	s.kill()
+	w.await("○ away")
+	w.enter("never sent")
+	w.await("… never sent")
+	w.enter("/logout")
+	w.await("Not stored yet: 1 message.")
+	w.enter("/logout")
+	w.await("1 message may not have been sent")
+	w.keys("C-c")
+	w.ended(1)
+	w.await("Perhaps not sent: never sent", "grpcchatter: 1 message had not been stored yet and may be lost")
+
+	// A log-in that is being tried again ends with the log-out.
+	s.start(t)
+	w = member(t, s, ordinary, "alice", code)
+	w.enter("/logout")
+	w.await("Account")
+	time.Sleep(2 * retryPause)
+	w.await("Account")
+}
+
+// The terminal is closed: what has been read is remembered.
+func TestScreenHangup(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	room, err := c.JoinChatRoom(t.Context(), code, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	account(t, s, "bob")
+	w := member(t, s, ordinary, "bob", code)
+	says(t, room, "seen")
+	w.await("  seen")
+	w.signal(syscall.SIGHUP)
+	w.ended(0)
+	says(t, room, "not seen")
+	w = openWindow(t, terminalKind{width: 80, height: 24, config: w.config}, "--password", testPassword)
+	screen := w.await("─ new ─", "not seen")
+	if strings.Index(screen, "─ new ─") < strings.Index(screen, "  seen") {
+		t.Error("the unread line stands too high")
+	}
+}
+
+// The server is away at the start, and the token of the last time is there: nothing has to be typed.
+func TestScreenServerComesLater(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := openWindow(t, ordinary, "--server", s.url(), "--user", "alice")
+	w.await("Password")
+	w.types(testPassword)
+	w.keys("Down", "Down", "y")
+	w.await("[x] yes")
+	w.keys("Enter")
+	w.await("Lobby · " + code)
+	w.keys("C-d")
+	w.ended(0)
+	s.kill()
+	w = openWindow(t, terminalKind{width: 80, height: 24, config: w.config})
+	w.await("The server cannot be reached")
+	s.start(t)
+	w.await("Lobby · "+code, "● connected")
+}
+
+// A token is kept if the person says so, in a file of mode 0600; a password never is.
+func TestScreenStay(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := openWindow(t, ordinary, "--server", s.url(), "--user", "alice")
+	w.await("Password")
+	w.types(testPassword)
+	w.keys("Down", "Down", "Space")
+	w.await("[x] yes", "token.json")
+	w.keys("Enter")
+	w.await("Lobby · " + code)
+	w.enter("/quit")
+	w.ended(0)
+	folder := filepath.Join(w.config, "grpcchatter")
+	files, err := os.ReadDir(folder)
+	if err != nil || len(files) != 2 {
+		t.Fatalf("the folder has %v, %v", files, err)
+	}
+	for _, f := range files {
+		info, _ := f.Info()
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has the mode %v", f.Name(), info.Mode())
+		}
+		b, err := os.ReadFile(filepath.Join(folder, f.Name()))
+		if err != nil || strings.Contains(string(b), testPassword) {
+			t.Errorf("%s holds a password, or cannot be read: %v", f.Name(), err)
+		}
+	}
+	again := openWindow(t, terminalKind{width: 80, height: 24, config: w.config})
+	again.await("Lobby · "+code, "alice@")
+	again.enter("by the token")
+	again.await("  by the token")
+	again.enter("/logout")
+	again.await("Password", "[ ] no")
+	again.keys("C-c")
+	again.ended(0)
+	if _, err := os.Stat(filepath.Join(folder, tokenFile)); !os.IsNotExist(err) {
+		t.Errorf("the token is still there: %v", err)
+	}
+	// A token that the server does not take leads back to the form, as files that make no sense do.
+	for name, content := range map[string]string{tokenFile: `{"server":"` + s.url() + `","user":"alice","token":"x.y.z"}`, memoryFile: "{"} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := openWindow(t, terminalKind{width: 80, height: 24, config: w.config})
+	refused.await("Password", "alice", "token")
+	refused.enter(testPassword)
+	refused.await("Lobby · " + code)
+}
+
+// Nothing in a message or a name is obeyed by the terminal, or breaks the layout.
+func TestScreenHarmlessText(t *testing.T) {
+	s := startServer(t)
+	_, c := s.room(t, "alice", testPassword)
+	code, err := c.CreateChatRoom(t.Context(), "Ünicode 长 room", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := openWindow(t, terminalKind{width: 100, height: 24}, "--server", s.url(), "--user", "alice", "--password", testPassword, "--room", code)
+	w.await(" Ünicode 长 room · " + code)
+	says(t, sender(t, s, "bob", code),
+		"\x1b[2J\x1b[H\x1b]0;title\a\u009b31m\u202eback\x08\nbob  12:34\n  I did not say this",
+		"汉字 and 😀 and 👨‍👩‍👧 and שלום עולם and مرحبا",
+		"e\u0301 a\u0308 "+strings.Repeat("\u0301", 50)+"|",
+		"\ttab\n    four", strings.Repeat("长", 60), strings.Repeat("x", 120))
+	w.await("  ␛[2J␛[H␛]0;title␇<U+009B>31m<U+202E>back␈", "  bob  12:34", "    I did not say this", "汉字 and 😀", "    tab")
+	rows := w.rows()
+	if len(rows) != 24 || !strings.HasPrefix(rows[0], " Ünicode") || !strings.HasPrefix(rows[22], ">") {
+		t.Errorf("the layout is broken")
+	}
+	for _, row := range rows[1:20] { // the lists left and right are where they were
+		if !strings.Contains(row, "│") || strings.Count(row, "│") != 2 {
+			t.Errorf("a row has lost its edges: %q", row)
+		}
+	}
+	w.undamaged()
+	if title := w.run("display-message", "-p", "#{pane_title}"); strings.HasPrefix(title, "title") {
+		t.Errorf("the title of the terminal was changed to %q", title)
+	}
+}
+
+// What is typed stays whole when others write, when it is longer than the terminal is wide, when it is pasted, and when
+// the terminal changes its size.
+func TestScreenInput(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	room, err := c.JoinChatRoom(t.Context(), code, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := member(t, s, ordinary, "alice", code)
+	w.types("你好世界 😀 and")
+	w.awaitInput("你好世界 😀 and")
+	says(t, room, "first")
+	w.await("  first")
+	w.awaitInput("你好世界 😀 and")
+	w.keys("C-w", "C-w", "BSpace", "BSpace")
+	w.awaitInput("你好世")
+	w.types(strings.Repeat("界", 60))
+	w.awaitInput("你好世"+strings.Repeat("界", 36), strings.Repeat("界", 24))
+	w.resize(40, 20)
+	says(t, room, "second")
+	w.await("  second", "  first")
+	if n := strings.Count(w.input(), "界"); n != 60 {
+		t.Errorf("the input shows %d of 60", n)
+	}
+	w.resize(80, 24)
+	w.keys("Enter")
+	w.await("  你好世" + strings.Repeat("界", 25)) // in the column beside the rooms
+	w.awaitInput("")
+	w.keys("Up")
+	w.awaitInput("你好世"+strings.Repeat("界", 36), strings.Repeat("界", 24))
+	w.keys("C-c")
+	w.awaitInput("")
+
+	// A text of several lines is one message, and sent only by Enter.
+	w.paste("one\n/quit\r\n  three")
+	w.awaitInput("one", "/quit", "  three")
+	w.keys("Enter")
+	w.await("  one", "  /quit", "    three")
+	w.paste(strings.Repeat("0123456789", maxDraft/10+1))
+	w.await("What was pasted is too long")
+	w.awaitInput("")
+	w.paste(strings.Repeat("y", 5000))
+	w.keys("Enter")
+	w.await("Not sent: ")
+	w.keys("Up")
+	w.await("> yyyyyy")
+	w.undamaged()
+	w.keys("C-c")
+	w.awaitInput("")
+	w.undamaged()
+}
+
+// On a light and a dark background, with sixteen colours and with none, it says the same; and with NO_COLOR no colour.
+func TestScreenColours(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	says(t, sender(t, s, "bob", code), "hello alice")
+	colour := regexp.MustCompile(`\x1b\[[0-9;]*(3[0-7]|9[0-7]|38)[0-9;]*m`)
+	rich := regexp.MustCompile(`\x1b\[[0-9;]*[34]8[;:][25]`)
+	for _, test := range []struct {
+		name string
+		env  []string
+		none bool
+	}{
+		{"plain", nil, false},
+		{"16 colours", []string{"TERM=xterm"}, false},
+		{"NO_COLOR", []string{"NO_COLOR=1"}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := member(t, s, terminalKind{width: 80, height: 24, env: test.env}, "alice", code)
+			w.await("▌ hello alice")
+			screen := w.run("capture-pane", "-p", "-e")
+			if colour.MatchString(screen) == test.none || rich.MatchString(screen) {
+				t.Errorf("the colours are wrong: %q", screen)
+			}
+			if !strings.Contains(screen, "\x1b[7m") {
+				t.Errorf("nothing is reversed: %q", screen)
+			}
+		})
+	}
+}
+
+// A mention rings the bell or shows a notification, of which a message cannot make anything else.
+func TestScreenNotify(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	bob := sender(t, s, "bob", code)
+	for _, test := range []struct{ how, want string }{
+		{"bell", "\a"},
+		{"osc9", "\x1b]9;grpcchatter: bob in Lobby: hello alice, ␛]0;x␇\a"},
+	} {
+		w := member(t, s, ordinary, "alice", code, "--notify", test.how)
+		raw := filepath.Join(t.TempDir(), "raw")
+		w.run("pipe-pane", "cat >"+raw)
+		says(t, bob, "nobody is meant")
+		w.await("nobody is meant")
+		says(t, bob, "hello alice, \x1b]0;x\a")
+		eventually(t, func() string { b, _ := os.ReadFile(raw); return string(b) }, func(s string) bool { return strings.Contains(s, test.want) }, test.want)
+		b, _ := os.ReadFile(raw)
+		if n := strings.Count(string(b), "\a"); test.how == "bell" && n != 1 {
+			t.Errorf("it rang %d times", n)
+		}
+		w.keys("C-c")
+		w.ended(0)
+	}
+}
+
+// A flood of messages: all are there at last, in order, and the input takes keys meanwhile.
+func TestScreenFlood(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := member(t, s, ordinary, "alice", code)
+	bob := sender(t, s, "bob", code)
+	sent := make(chan error, 1)
+	go func() {
+		sent <- number(t, bob, 6000, 200*time.Microsecond)
+	}()
+	w.await("number")
+	text := ""
+	for _, c := range strings.Split("typed in the flood", "") {
+		w.types(c)
+		text = strings.TrimRight(text+c, " ")
+		w.awaitInput(text)
+		text += strings.Repeat(" ", len(c)-len(strings.TrimRight(c, " ")))
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	rows := w.await("number 6000")
+	w.undamaged()
+	next := 0
+	for _, m := range regexp.MustCompile(`number (\d+)`).FindAllStringSubmatch(rows, -1) {
+		var n int
+		fmt.Sscan(m[1], &n)
+		if next != 0 && n != next {
+			t.Errorf("number %d stands where %d should", n, next)
+		}
+		next = n + 1
+	}
+}
+
+func TestScreenPlain(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := openWindow(t, ordinary, "--plain", "--server", s.url(), "--user", "alice", "--password", testPassword, "--room", code)
+	w.await("connected\n")
+	w.enter("/help")
+	w.await("Z alice: /help\n")
+	w.keys("C-d")
+	w.ended(0)
+}
+
+// The terminal is given back as it was, whenever the program is made to leave.
+func TestScreenIsGivenBack(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	flags := []string{"--server", s.url(), "--user", "alice"}
+	in := append(flags, "--password", testPassword, "--room", code)
+	for _, test := range []struct {
+		name  string
+		flags []string
+		until string
+		leave func(w *window)
+	}{
+		{"Ctrl-C in the form", flags, "Password", func(w *window) { w.keys("C-c") }},
+		{"Ctrl-D in the form", flags, "Password", func(w *window) { w.keys("C-d") }},
+		{"SIGTERM in the form", flags, "Password", func(w *window) { w.signal(syscall.SIGTERM) }},
+		{"Ctrl-C in a room", in, "● connected", func(w *window) { w.keys("C-c") }},
+		{"SIGINT in a room", in, "● connected", func(w *window) { w.signal(syscall.SIGINT) }},
+		{"Ctrl-Z where no shell goes on with it", in, "● connected", func(w *window) { w.keys("C-z"); time.Sleep(time.Second); w.keys("C-d") }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := openWindow(t, ordinary, test.flags...)
+			w.await(test.until)
+			test.leave(w)
+			w.ended(0)
+		})
+	}
+}

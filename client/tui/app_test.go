@@ -3,6 +3,7 @@ package tui
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -69,5 +70,18 @@ func BenchmarkFlood(b *testing.B) {
 		}
 		a.Update(fed{})
 		a.display.draw(a.picture())
+	}
+}
+
+// The README has every command as /help has it.
+func TestCommandsInReadme(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands() {
+		if row := "| `" + strings.TrimSpace(c.name+" "+c.args) + "` | " + c.does + " |\n"; !strings.Contains(string(readme), row) {
+			t.Errorf("the README lacks %q", row)
+		}
 	}
 }

@@ -88,6 +88,7 @@ func number(t *testing.T, room *client.Room, n int, pause time.Duration) error {
 
 // Two people from their first start to chatting.
 func TestScreenTwoPeople(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	ann := openWindow(t, ordinary)
 	ann.await("GRPCChatter", "Enter goes on")
@@ -172,6 +173,7 @@ func TestScreenTwoPeople(t *testing.T) {
 
 // Every command, and what is said when it cannot be.
 func TestScreenCommands(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
 	says(t, sender(t, s, "bob", code), "from bob")
@@ -246,6 +248,7 @@ func bobRooms(t *testing.T, s *server) ([]client.ChatRoom, error) {
 
 // What is wrong in the form is said where it can be mended.
 func TestScreenForm(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	s.room(t, "alice", testPassword)
 	w := openWindow(t, ordinary, "--server", "http://127.0.0.1:1")
@@ -274,6 +277,7 @@ func TestScreenForm(t *testing.T) {
 
 // 5,000 messages of history: back to the first, without a jump; what comes meanwhile is counted and moves nothing.
 func TestScreenHistory(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
 	room, err := c.JoinChatRoom(t.Context(), code, "")
@@ -329,6 +333,7 @@ func TestScreenHistory(t *testing.T) {
 
 // The server is killed and comes back. What is written meanwhile is shown as pending, and is sent once.
 func TestScreenServerKilled(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	alice := member(t, s, ordinary, "alice", code)
@@ -373,6 +378,7 @@ func TestScreenServerKilled(t *testing.T) {
 
 // Unread counts and the unread line, in a room that is not shown, and over a restart.
 func TestScreenUnread(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
 	other, err := c.CreateChatRoom(t.Context(), "Another", "")
@@ -418,6 +424,7 @@ func TestScreenUnread(t *testing.T) {
 // A room that ends while another one is looked at, or while something is being written in it, is told of; what was being
 // written is still there.
 func TestScreenRoomEnds(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
 	other, err := c.CreateChatRoom(t.Context(), "Another", "")
@@ -444,6 +451,7 @@ func TestScreenRoomEnds(t *testing.T) {
 
 // Messages that are not stored yet are not given up without a word: not by /logout, nor by an account that is no more.
 func TestScreenUnsent(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	w := member(t, s, ordinary, "alice", code)
@@ -470,6 +478,7 @@ func TestScreenUnsent(t *testing.T) {
 
 // The terminal is closed: what has been read is remembered.
 func TestScreenHangup(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
 	room, err := c.JoinChatRoom(t.Context(), code, "")
@@ -492,6 +501,7 @@ func TestScreenHangup(t *testing.T) {
 
 // The server is away at the start, and the token of the last time is there: nothing has to be typed.
 func TestScreenServerComesLater(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	w := openWindow(t, ordinary, "--server", s.url(), "--user", "alice")
@@ -512,6 +522,7 @@ func TestScreenServerComesLater(t *testing.T) {
 
 // A token is kept if the person says so, in a file of mode 0600; a password never is.
 func TestScreenStay(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	w := openWindow(t, ordinary, "--server", s.url(), "--user", "alice")
@@ -563,6 +574,7 @@ func TestScreenStay(t *testing.T) {
 
 // Nothing in a message or a name is obeyed by the terminal, or breaks the layout.
 func TestScreenHarmlessText(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	_, c := s.room(t, "alice", testPassword)
 	code, err := c.CreateChatRoom(t.Context(), "Ünicode 长 room", "")
@@ -595,6 +607,7 @@ func TestScreenHarmlessText(t *testing.T) {
 // What is typed stays whole when others write, when it is longer than the terminal is wide, when it is pasted, and when
 // the terminal changes its size.
 func TestScreenInput(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
 	room, err := c.JoinChatRoom(t.Context(), code, "")
@@ -647,25 +660,31 @@ func TestScreenInput(t *testing.T) {
 
 // On a light and a dark background, with sixteen colours and with none, it says the same; and with NO_COLOR no colour.
 func TestScreenColours(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	says(t, sender(t, s, "bob", code), "hello alice")
 	colour := regexp.MustCompile(`\x1b\[[0-9;]*(3[0-7]|9[0-7]|38)[0-9;]*m`)
 	rich := regexp.MustCompile(`\x1b\[[0-9;]*[34]8[;:][25]`)
+	bright := regexp.MustCompile(`\x1b\[[0-9;]*9[0-7]m`)
 	for _, test := range []struct {
-		name string
-		env  []string
-		none bool
+		name         string
+		kind         terminalKind
+		none, bright bool
 	}{
-		{"plain", nil, false},
-		{"16 colours", []string{"TERM=xterm"}, false},
-		{"NO_COLOR", []string{"NO_COLOR=1"}, true},
+		{"plain", terminalKind{}, false, true},
+		{"16 colours", terminalKind{env: []string{"TERM=xterm"}}, false, true},
+		{"dark", terminalKind{background: "#101010"}, false, true},
+		{"light", terminalKind{background: "#ffffff"}, false, false},
+		{"NO_COLOR", terminalKind{env: []string{"NO_COLOR=1"}}, true, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := member(t, s, terminalKind{width: 80, height: 24, env: test.env}, "alice", code)
+			test.kind.width, test.kind.height = 80, 24
+			w := member(t, s, test.kind, "alice", code)
 			w.await("▌ hello alice")
+			w.settled()
 			screen := w.run("capture-pane", "-p", "-e")
-			if colour.MatchString(screen) == test.none || rich.MatchString(screen) {
+			if colour.MatchString(screen) == test.none || bright.MatchString(screen) != test.bright || rich.MatchString(screen) {
 				t.Errorf("the colours are wrong: %q", screen)
 			}
 			if !strings.Contains(screen, "\x1b[7m") {
@@ -677,6 +696,7 @@ func TestScreenColours(t *testing.T) {
 
 // A mention rings the bell or shows a notification, of which a message cannot make anything else.
 func TestScreenNotify(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	bob := sender(t, s, "bob", code)
@@ -702,6 +722,7 @@ func TestScreenNotify(t *testing.T) {
 
 // A flood of messages: all are there at last, in order, and the input takes keys meanwhile.
 func TestScreenFlood(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	w := member(t, s, ordinary, "alice", code)
@@ -735,6 +756,7 @@ func TestScreenFlood(t *testing.T) {
 }
 
 func TestScreenPlain(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	w := openWindow(t, ordinary, "--plain", "--server", s.url(), "--user", "alice", "--password", testPassword, "--room", code)
@@ -747,6 +769,7 @@ func TestScreenPlain(t *testing.T) {
 
 // The terminal is given back as it was, whenever the program is made to leave.
 func TestScreenIsGivenBack(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	code, _ := s.room(t, "alice", testPassword)
 	flags := []string{"--server", s.url(), "--user", "alice"}

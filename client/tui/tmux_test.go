@@ -28,6 +28,7 @@ type terminalKind struct {
 	width, height int
 	config        string   // of another window; "" for a new one
 	env           []string // more of it
+	background    string   // its colour; "" for one that the terminal does not tell
 }
 
 var ordinary = terminalKind{width: 80, height: 24}
@@ -59,7 +60,14 @@ func openWindow(t *testing.T, kind terminalKind, flags ...string) *window {
 		os.RemoveAll(dir)
 	})
 	const script = `sh -c 'echo $$ >"$0"; exec "$@"' "$@"; echo "status $?"; stty -a | grep -ow -e "-\?echo"; exec cat`
-	args := []string{"-u", "-f", "/dev/null", "new-session", "-d", "-x", strconv.Itoa(kind.width), "-y", strconv.Itoa(kind.height)}
+	settings := "/dev/null"
+	if kind.background != "" {
+		settings = filepath.Join(dir, "conf")
+		if err := os.WriteFile(settings, []byte("set -g window-style bg="+kind.background+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"-u", "-f", settings, "new-session", "-d", "-x", strconv.Itoa(kind.width), "-y", strconv.Itoa(kind.height)}
 	for _, e := range append(kind.env, "XDG_CONFIG_HOME="+w.config, "HOME="+w.config) {
 		args = append(args, "-e", e)
 	}

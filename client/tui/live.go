@@ -3,12 +3,9 @@ package tui
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -16,73 +13,11 @@ import (
 const (
 	// historyPage is how many messages of the history are asked for at a time.
 	historyPage = 100
-	// maxOpen is how many rooms are joined at the start. Others are when they are shown.
-	maxOpen = 200
 	// retryPause is how long to wait before asking again what was not answered.
 	retryPause = 2 * time.Second
-	// hintPause is the least time between two hints that one types.
-	hintPause = 2 * time.Second
 )
 
-// begin opens the user's rooms after a log-in.
-func (a *app) begin() {
-	var list []client.ChatRoom
-	a.call(func(ctx context.Context, c *client.Client) (err error) {
-		list, err = c.ListChatRooms(ctx)
-		return err
-	}, func(err error) {
-		switch {
-		case a.ended(err):
-			return
-		case err != nil:
-			a.away = err
-			a.later(retryPause, a.begin)
-			return
-		}
-		a.listed, a.away = true, nil
-		open := a.merge(list)
-		switch {
-		case a.o.Create != "":
-			a.create(a.o.Create, a.o.RoomPassword)
-		case a.o.Room != "":
-			a.join(a.o.Room, a.o.RoomPassword)
-		case open != nil:
-			a.show(open)
-		case len(a.rooms) > 0:
-			a.show(a.rooms[0])
-		default:
-			a.note("You are in no room yet. /join CODE enters one that you know the code of, /create NAME makes one. /help has the rest.")
-		}
-		a.o.Create, a.o.Room, a.o.RoomPassword = "", "", ""
-	})
-}
-
 // merge takes the list of the user's rooms, and joins those that are new. It returns the one that was shown last time,
-// or nil.
-func (a *app) merge(list []client.ChatRoom) (open *room) {
-	known := a.memory.rooms(a.server, a.user)
-	for _, info := range list {
-		if r := a.find(info.ShortCode); r != nil {
-			r.name, r.owner = info.Name, info.Owner
-			continue
-		}
-		r := newRoom(info.ShortCode, info.Name, info.Owner, info.LastSeq)
-		if k, ok := known[r.code]; ok {
-			r.read = min(k.Read, r.newest)
-			if k.Open {
-				open = r
-			}
-		}
-		a.add(r)
-	}
-	for i, r := range a.rooms {
-		if i < maxOpen {
-			a.connect(r)
-		}
-	}
-	return open
-}
-
 // add puts a room into the list.
 func (a *app) add(r *room) {
 	if a.find(r.code) != nil {
@@ -282,55 +217,6 @@ func (a *app) fill(r *room) {
 	})
 }
 
-// say sends a message to the room that is shown.
-func (a *app) say(body string) {
-	r := a.here
-	if r.code == "" {
-		a.note("Here is nobody to read it: /join CODE or /create NAME first. Up brings the text back.")
-		return
-	}
-	it := &item{kind: pending, name: a.user, body: body, at: time.Now()}
-	select {
-	case r.outbox <- it:
-	default:
-		a.note("Not sent: %s are waiting already. Up brings the text back.", count(maxPending, "message"))
-		return
-	}
-	r.pending, r.unsaved = append(r.pending, it), append(r.unsaved, it)
-	r.unreadLine, r.hinted, a.warned = 0, time.Time{}, false
-	r.scroll.toEnd()
-}
-
-// send sends what is put into a room's outbox, in its order.
-func (a *app) send(ctx context.Context, r *room, live *client.Room) {
-	for {
-		select {
-		case it := <-r.outbox:
-			stored, err := live.Queue(ctx, it.body)
-			if err != nil {
-				stored = func() (uint64, error) { return 0, err }
-			}
-			a.others.Go(func() {
-				seq, err := stored()
-				a.feed.post(func() { a.sent(r, it, seq, err) })
-			})
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// sent takes what became of a pending message. One whose room is over stays pending: see over.
-func (a *app) sent(r *room, it *item, seq uint64, err error) {
-	switch {
-	case err == nil:
-		r.confirmed(it, seq)
-	case errors.Is(err, client.ErrRejected):
-		r.forget(it)
-		a.noteIn(r, "Not sent: %s. Up brings it back: %s", sentence(err), ansi.Truncate(screenLine(it.body), 60, "…"))
-	}
-}
-
 // stateChanged follows a room's connection.
 func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
 	switch r.link.change(state) {
@@ -357,40 +243,6 @@ func (a *app) happened(r *room, e client.Event) {
 	}
 }
 
-// ended signs out if err says that the server does not know the user any more, and reports whether it does.
-func (a *app) ended(err error) bool {
-	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
-		if errors.Is(err, reason) {
-			a.forget()
-			a.signOut(notice(err))
-			return true
-		}
-	}
-	return false
-}
-
-// signOut ends all rooms, and goes back to the form.
-func (a *app) signOut(why string) {
-	a.remember()
-	for _, r := range a.rooms {
-		a.lose(r)
-		if r.live != nil {
-			r.leave()
-		}
-	}
-	if c := a.c; c != nil {
-		a.others.Go(func() { c.Disconnect() })
-	}
-	a.c, a.stay, a.listed, a.away, a.rooms, a.question = nil, false, false, nil, nil, nil
-	a.here.draft, a.here = "", a.lobby
-	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
-	a.form = newForm(a)
-	if n := len(a.lost); n > 0 {
-		why = strings.TrimSpace(fmt.Sprintf("%s %s may not have been sent; Up brings back what you have entered.", why, count(n, "message")))
-	}
-	a.form.problem = why
-}
-
 // over takes the end of a room, whatever the reason.
 func (a *app) over(r *room, err error) {
 	switch {
@@ -413,18 +265,6 @@ func (a *app) restored(r *room) {
 	r.unreadLine = 0
 	a.noteIn(r, "The server's data has been restored from a backup: this is the room as it is now.")
 	a.connect(r)
-}
-
-// lose gives up with a room the messages that are not stored. They are said where they are seen, and when the program ends.
-func (a *app) lose(r *room) {
-	for _, it := range r.unsaved {
-		a.lost = append(a.lost, it.body)
-		a.note("Perhaps not sent to %s: %s", r.name, it.body)
-	}
-	r.pending, r.unsaved = nil, nil
-	for len(r.outbox) > 0 {
-		<-r.outbox
-	}
 }
 
 // drop takes a room out of the list, and says why.
@@ -455,66 +295,5 @@ func (a *app) failed(r *room, command string, err error) {
 	a.noteIn(r, "%s: %s", command, notice(err))
 	if r.ended != nil {
 		a.over(r, r.ended)
-	}
-}
-
-// typing tells the others that the user writes.
-func (a *app) typing() {
-	r, now := a.here, time.Now()
-	text := a.input.value()
-	if r.live == nil || text == "" || text[0] == '/' || now.Sub(r.hinted) < hintPause {
-		return
-	}
-	r.hinted = now
-	_ = r.live.Typing(a.ctx) // a hint that is lost is no loss
-}
-
-// waiting is how many messages are not stored yet.
-func (a *app) waiting() int {
-	n := 0
-	for _, r := range a.rooms {
-		n += len(r.unsaved)
-	}
-	return n
-}
-
-// leftBehind are the messages that are not stored.
-func (a *app) leftBehind() []string {
-	bodies := a.lost
-	for _, r := range a.rooms {
-		for _, it := range r.unsaved {
-			bodies = append(bodies, it.body)
-		}
-	}
-	return bodies
-}
-
-// forget removes the token that was kept.
-func (a *app) forget() {
-	a.stay = false
-	if err := a.memory.forget(); err != nil {
-		a.noteIn(a.lobby, "The token could not be removed: %s", err)
-	}
-}
-
-// remember keeps where the user is for the next start.
-func (a *app) remember() {
-	if a.c == nil {
-		return
-	}
-	rooms := a.memory.rooms(a.server, a.user)
-	if a.listed {
-		rooms = make(map[string]remembered, len(a.rooms))
-		for _, r := range a.rooms {
-			rooms[r.code] = remembered{r.read, r == a.here}
-		}
-	}
-	err := a.memory.save(a.server, a.user, rooms)
-	if a.stay {
-		err = errors.Join(err, a.memory.keep(savedToken{a.server, a.user, a.c.Token()}))
-	}
-	if err != nil && !a.forgetful {
-		a.forgetful = true
-		a.note("The server, your name and what you have read will not be remembered: %s", err)
 	}
 }

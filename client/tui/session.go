@@ -1,0 +1,135 @@
+package tui
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/grpcchatter/grpcchatter/client"
+)
+
+// maxOpen is how many rooms are joined at the start. Others are when they are shown.
+const maxOpen = 200
+
+// begin opens the user's rooms after a log-in.
+func (a *app) begin() {
+	var list []client.ChatRoom
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
+		list, err = c.ListChatRooms(ctx)
+		return err
+	}, func(err error) {
+		switch {
+		case a.ended(err):
+			return
+		case err != nil:
+			a.away = err
+			a.later(retryPause, a.begin)
+			return
+		}
+		a.listed, a.away = true, nil
+		open := a.merge(list)
+		switch {
+		case a.o.Create != "":
+			a.create(a.o.Create, a.o.RoomPassword)
+		case a.o.Room != "":
+			a.join(a.o.Room, a.o.RoomPassword)
+		case open != nil:
+			a.show(open)
+		case len(a.rooms) > 0:
+			a.show(a.rooms[0])
+		default:
+			a.note("You are in no room yet. /join CODE enters one that you know the code of, /create NAME makes one. /help has the rest.")
+		}
+		a.o.Create, a.o.Room, a.o.RoomPassword = "", "", ""
+	})
+}
+
+// or nil.
+func (a *app) merge(list []client.ChatRoom) (open *room) {
+	known := a.memory.rooms(a.server, a.user)
+	for _, info := range list {
+		if r := a.find(info.ShortCode); r != nil {
+			r.name, r.owner = info.Name, info.Owner
+			continue
+		}
+		r := newRoom(info.ShortCode, info.Name, info.Owner, info.LastSeq)
+		if k, ok := known[r.code]; ok {
+			r.read = min(k.Read, r.newest)
+			if k.Open {
+				open = r
+			}
+		}
+		a.add(r)
+	}
+	for i, r := range a.rooms {
+		if i < maxOpen {
+			a.connect(r)
+		}
+	}
+	return open
+}
+
+// ended signs out if err says that the server does not know the user any more, and reports whether it does.
+func (a *app) ended(err error) bool {
+	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
+		if errors.Is(err, reason) {
+			a.forget()
+			a.signOut(notice(err))
+			return true
+		}
+	}
+	return false
+}
+
+// signOut ends all rooms, and goes back to the form.
+func (a *app) signOut(why string) {
+	a.remember()
+	for _, r := range a.rooms {
+		a.lose(r)
+		if r.live != nil {
+			r.leave()
+		}
+	}
+	if c := a.c; c != nil {
+		a.others.Go(func() { c.Disconnect() })
+	}
+	a.c, a.stay, a.listed, a.away, a.rooms, a.question = nil, false, false, nil, nil, nil
+	a.here.draft, a.here = "", a.lobby
+	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
+	a.form = newForm(a)
+	if n := len(a.lost); n > 0 {
+		why = strings.TrimSpace(fmt.Sprintf("%s %s may not have been sent; Up brings back what you have entered.", why, count(n, "message")))
+	}
+	a.form.problem = why
+}
+
+// forget removes the token that was kept.
+func (a *app) forget() {
+	a.stay = false
+	if err := a.memory.forget(); err != nil {
+		a.noteIn(a.lobby, "The token could not be removed: %s", err)
+	}
+}
+
+// remember keeps where the user is for the next start.
+func (a *app) remember() {
+	if a.c == nil {
+		return
+	}
+	rooms := a.memory.rooms(a.server, a.user)
+	if a.listed {
+		rooms = make(map[string]remembered, len(a.rooms))
+		for _, r := range a.rooms {
+			rooms[r.code] = remembered{r.read, r == a.here}
+		}
+	}
+	err := a.memory.save(a.server, a.user, rooms)
+	if a.stay {
+		err = errors.Join(err, a.memory.keep(savedToken{a.server, a.user, a.c.Token()}))
+	}
+	if err != nil && !a.forgetful {
+		a.forgetful = true
+		a.note("The server, your name and what you have read will not be remembered: %s", err)
+	}
+}

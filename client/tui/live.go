@@ -17,7 +17,6 @@ const (
 	retryPause = 2 * time.Second
 )
 
-// merge takes the list of the user's rooms, and joins those that are new. It returns the one that was shown last time,
 // add puts a room into the list.
 func (a *app) add(r *room) {
 	if a.find(r.code) != nil {

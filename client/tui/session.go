@@ -45,6 +45,7 @@ func (a *app) begin() {
 	})
 }
 
+// merge takes the list of the user's rooms, and joins those that are new. It returns the one that was shown last time,
 // or nil.
 func (a *app) merge(list []client.ChatRoom) (open *room) {
 	known := a.memory.rooms(a.server, a.user)

@@ -106,6 +106,7 @@ func TestScreenTwoPeople(t *testing.T) {
 	ann.await("You are in no room yet.")
 	ann.types("/")
 	ann.await("/join CODE", "/quit", "leave the program")
+	ann.golden("commands", "")
 	ann.types("cr")
 	ann.awaitGone("/join CODE    enter")
 	ann.keys("Tab")
@@ -155,6 +156,7 @@ func TestScreenTwoPeople(t *testing.T) {
 	ann.await("  /slash")
 	ann.undamaged()
 	bob.undamaged()
+	bob.golden("wide", code)
 	if ann.count("hello") != 1 || bob.count("/slash") != 0 && bob.count("/slash │ bob") != 0 {
 		t.Errorf("a message is shown twice")
 	}
@@ -294,6 +296,7 @@ func TestScreenHistory(t *testing.T) {
 	top := w.await("number 4963\n")
 	says(t, room, "news 1", "news 2")
 	w.await("↓ 2 new")
+	w.golden("scrolled", code)
 	if now := w.rows(); strings.Join(now[1:20], "\n") != strings.Join(strings.Split(top, "\n")[1:20], "\n") {
 		t.Errorf("the screen has jumped from\n%s", top)
 	}

@@ -41,6 +41,7 @@ type app struct {
 	question *question // nil unless something is asked for in the place of the input
 	input    composer
 	rooms    []*room // by name
+	entering []*room // joined by a code, and none of rooms yet
 	here     *room   // the one that is shown: one of rooms, or lobby
 	lobby    *room   // where there is no room: notes only
 	notified time.Time
@@ -87,9 +88,6 @@ func runScreen(ctx context.Context, o Options) error {
 	defer context.AfterFunc(ctx, p.Quit)()
 	_, err := p.Run()
 	a.display.close()
-	if a.crash != "" {
-		panic(a.crash)
-	}
 	a.remember()
 	left := a.leftBehind()
 	cancel()
@@ -101,7 +99,10 @@ func runScreen(ctx context.Context, o Options) error {
 	for _, body := range left {
 		fmt.Fprintf(o.Err, "Perhaps not sent: %s\n", screenLine(body))
 	}
-	if err != nil {
+	switch {
+	case a.crash != "":
+		return errors.New("a fault of the program, which should be reported: " + a.crash)
+	case err != nil:
 		return fmt.Errorf("run the screen: %w", err)
 	}
 	return givenUp(len(left))
@@ -188,7 +189,9 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 		a.theme = newTheme(a.dark)
 	case tea.BlurMsg:
 		a.blurred = true
-		a.here.unreadLine = 0 // it has been seen
+		if !a.here.scroll.held {
+			a.here.unreadLine = 0 // it has been seen
+		}
 		a.remember()
 	case tea.FocusMsg:
 		a.blurred = false
@@ -333,23 +336,24 @@ func (a *app) chatKey(msg tea.KeyPressMsg) {
 }
 
 func (a *app) complete(step int) {
-	line, _, first := a.input.around()
-	if list := matching(line); first && !containsSpace(line) && (len(list) > 0 || a.input.choices != nil) {
-		var names []string
-		for _, c := range list {
-			if c.args != "" {
-				c.name += " "
-			}
-			names = append(names, c.name)
-		}
-		word := line
-		if a.input.choices != nil {
-			word = a.input.stem
-		}
-		a.input.complete(word, names, func(s string) string { return s }, step)
+	if a.input.choices != nil {
+		a.input.turn(step)
 		return
 	}
-	a.input.completeName(a.here.names(a.user), step)
+	line, _, first := a.input.around()
+	list := matching(line)
+	if !first || len(list) == 0 || strings.ContainsAny(line, " \t") {
+		a.input.completeName(a.here.names(a.user), step)
+		return
+	}
+	var names []string
+	for _, c := range list {
+		if c.args != "" {
+			c.name += " "
+		}
+		names = append(names, c.name)
+	}
+	a.input.complete(line, names, func(s string) string { return s }, step)
 }
 
 // keepRemembering remembers from time to time where the user is, for the program may be killed.

@@ -3,6 +3,7 @@ package tui
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/grpcchatter/grpcchatter/client"
@@ -121,18 +122,12 @@ func (a *app) usersCommand(string) {
 		a.note("You are in no room.")
 		return
 	}
-	live := r.live
-	var names []string
-	a.call(func(ctx context.Context, c *client.Client) (err error) {
-		names, err = live.ListChatRoomUsers(ctx)
-		return err
-	}, func(err error) {
+	a.meet(r, func(err error) {
 		if err != nil {
 			a.failed(r, "/users", err)
 			return
 		}
-		r.here = names
-		a.noteIn(r, "Here now: %s", strings.Join(names, ", "))
+		a.noteIn(r, "Here now: %s", strings.Join(r.here, ", "))
 	})
 }
 
@@ -173,8 +168,12 @@ func (a *app) listRooms() string {
 
 func (a *app) leaveCommand(string) {
 	r := a.here
-	if r.code == "" {
+	switch {
+	case r.code == "":
 		a.note("You are in no room.")
+		return
+	case r.live == nil:
+		a.note("/leave: the room is not connected yet. Try again in a moment.")
 		return
 	}
 	r.ending = true
@@ -236,14 +235,18 @@ func (a *app) helpCommand(string) {
 
 // join enters a room by its code. The password is asked for when the server does not let the user in without.
 func (a *app) join(code, password string) {
-	for _, r := range a.rooms {
-		if strings.EqualFold(r.code, code) {
+	if r := a.find(code); r != nil {
+		if r.name != "" { // else it is being entered
 			a.show(r)
-			return
 		}
+		return
 	}
 	r := newRoom(strings.ToUpper(code), "", "", 0)
+	a.entering = append(a.entering, r)
 	a.open(r, password, func(err error) {
+		if err != nil {
+			a.entered(r)
+		}
 		if isDenied(err) && password == "" {
 			if a.input.value() != "" || a.question != nil { // something else is being written by now
 				a.note("%s is no room, or has a password: /join %s asks for it.", r.code, code)
@@ -274,8 +277,13 @@ func (a *app) create(name, password string) {
 			a.failed(a.here, "/create", err)
 			return
 		}
+		if a.find(code) != nil { // /rooms was faster
+			return
+		}
 		r := newRoom(code, name, a.user, 0)
+		a.entering = append(a.entering, r)
 		a.open(r, "", func(err error) {
+			a.entered(r)
 			if err != nil {
 				a.failed(a.here, "/create", err)
 				return
@@ -304,7 +312,16 @@ func (a *app) joined(r *room) {
 			r.name = r.code // the server did not answer
 		}
 		r.read = r.newest // what was said before is no news
+		a.entered(r)
+		if r.gone {
+			return
+		}
 		a.add(r)
 		a.enterRoom(r)
 	})
+}
+
+// entered takes a room out of those that are being entered.
+func (a *app) entered(r *room) {
+	a.entering = slices.DeleteFunc(a.entering, func(other *room) bool { return other == r })
 }

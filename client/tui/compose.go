@@ -150,24 +150,27 @@ func (c *composer) around() (before, behind string, first bool) {
 	return string(runes[:at]), string(runes[at:]), n == 0
 }
 
-// complete completes the word before the cursor with one of the candidates that begin as it does, another one each
-// time. What comes behind the word is added by suffix.
+// complete completes the word before the cursor with the first or, by a step of -1, the last of the candidates that begin
+// as it does. What comes behind the word is added by suffix.
 func (c *composer) complete(word string, candidates []string, suffix func(string) string, step int) {
-	if c.choices == nil {
-		for _, s := range candidates {
-			if len(s) >= len(word) && strings.EqualFold(s[:len(word)], word) {
-				c.choices = append(c.choices, suffix(s))
-			}
-		}
-		c.stem, c.choice = word, -1
-		if step < 0 {
-			c.choice = 0
+	c.choices, c.stem, c.choice = nil, word, -1
+	for _, s := range candidates {
+		if len(s) >= len(word) && strings.EqualFold(s[:len(word)], word) {
+			c.choices = append(c.choices, suffix(s))
 		}
 	}
-	if len(c.choices) == 0 {
+	if step < 0 {
+		c.choice = 0
+	}
+	c.turn(step)
+}
+
+// turn goes on to another of the choices.
+func (c *composer) turn(step int) {
+	choices := c.choices
+	if len(choices) == 0 {
 		return
 	}
-	choices := c.choices
 	c.choice = (c.choice + step + len(choices)) % len(choices)
 	for range utf8.RuneCountInString(c.stem) {
 		c.area, _ = c.area.Update(tea.KeyPressMsg{Code: tea.KeyBackspace})
@@ -186,9 +189,6 @@ func lastWord(line string) string {
 func (c *composer) completeName(names []string, step int) {
 	line, behind, first := c.around()
 	word := lastWord(line)
-	if c.choices != nil {
-		word = c.stem
-	}
 	suffix := func(name string) string { return name + " " }
 	if strings.HasPrefix(behind, " ") {
 		suffix = func(name string) string { return name }
@@ -202,7 +202,7 @@ func (c *composer) completeName(names []string, step int) {
 	case first && word == line:
 		suffix = func(name string) string { return name + ": " }
 	}
-	if word == "" && c.choices == nil {
+	if word == "" {
 		return
 	}
 	c.complete(word, names, suffix, step)

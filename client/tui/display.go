@@ -44,12 +44,13 @@ func newDisplay(out io.Writer) *display {
 
 const (
 	// Another screen than the shell's, no wrapping at its edge, pastes and a change of the focus told apart, Shift-Enter
-	// told from Enter where the terminal can.
-	enterScreen = ansi.SetModeAltScreenSaveCursor + ansi.ResetModeAutoWrap + ansi.SetModeBracketedPaste + ansi.SetModeFocusEvent +
+	// told from Enter where the terminal can. The window's title is kept aside.
+	enterScreen = pushTitle + ansi.SetModeAltScreenSaveCursor + ansi.ResetModeAutoWrap + ansi.SetModeBracketedPaste + ansi.SetModeFocusEvent +
 		ansi.SetModifyOtherKeys2 + pushKittyKeyboard
 	leaveScreen = popKittyKeyboard + ansi.ResetModifyOtherKeys + ansi.ResetModeFocusEvent + ansi.ResetModeBracketedPaste +
-		ansi.SetModeAutoWrap + ansi.SetModeTextCursorEnable + ansi.ResetModeAltScreenSaveCursor
+		ansi.SetModeAutoWrap + ansi.SetModeTextCursorEnable + ansi.ResetModeAltScreenSaveCursor + popTitle
 
+	pushTitle, popTitle                 = "\x1b[22;2t", "\x1b[23;2t"
 	pushKittyKeyboard, popKittyKeyboard = "\x1b[>1u", "\x1b[<1u"
 )
 
@@ -63,7 +64,7 @@ func (d *display) open() {
 func (d *display) close() {
 	if d.taken {
 		d.taken = false
-		d.write(ansi.SetWindowTitle("") + leaveScreen)
+		d.write(leaveScreen)
 	}
 }
 

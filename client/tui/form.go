@@ -77,7 +77,7 @@ func newForm(a *app) *form {
 	f.room.Placeholder = "the code of one to enter, if you have it"
 	f.register = a.o.Register
 	f.token = a.memory.token
-	f.stay = f.token.Token != ""
+	f.stay = f.ofToken()
 	f.at = min(f.next(), placeStay)
 	return f
 }
@@ -89,6 +89,7 @@ func (a *app) signInAtOnce() {
 	if a.o.User == "" && a.o.Password == "" && f.token.Token != "" && (a.o.Server == "" || sameServer(a.o.Server, f.token.Server)) {
 		f.server.SetValue(f.token.Server)
 		f.name.SetValue(f.token.User)
+		f.stay = true
 	}
 	if f.server.Value() != "" && f.next() == places {
 		f.submit()
@@ -97,7 +98,12 @@ func (a *app) signInAtOnce() {
 
 // byToken reports whether the token of the last time can take the place of a password.
 func (f *form) byToken() bool {
-	return f.token.Token != "" && !f.register && f.password.Value() == "" && sameServer(f.server.Value(), f.token.Server) &&
+	return !f.register && f.password.Value() == "" && f.ofToken()
+}
+
+// ofToken reports whether the token of the last time is of this server and user.
+func (f *form) ofToken() bool {
+	return f.token.Token != "" && sameServer(f.server.Value(), f.token.Server) &&
 		strings.EqualFold(strings.TrimSpace(f.name.Value()), f.token.User)
 }
 
@@ -134,7 +140,7 @@ func (f *form) next() place {
 func (f *form) move(n int) {
 	for {
 		f.at = (f.at + place(n) + places) % places
-		if f.at != placeAgain || f.register {
+		if (f.at != placeAgain || f.register) && (f.at != placeStay || f.a.memory.folder != "") {
 			return
 		}
 	}
@@ -170,6 +176,7 @@ func (f *form) press(msg tea.KeyPressMsg) {
 }
 
 func (f *form) paste(text string) {
+	f.touched = true
 	if field := f.field(f.at); field != nil && !f.asking {
 		*field, _ = field.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
 	}
@@ -246,9 +253,10 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		a.c, a.server, a.user, a.stay = c, fullAddress(server), c.UserName(), f.stay
 		a.o.Room = strings.TrimSpace(f.room.Value())
 		a.form = nil
-		if !f.stay {
+		if !f.stay && f.ofToken() {
 			a.forget()
 		}
+		a.lost = nil // it has been told
 		a.begin()
 	})
 }
@@ -257,26 +265,27 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 func (f *form) failed(err error) {
 	f.problem = notice(err)
 	switch {
-	case unreachable(err):
-		f.at = placeServer
-		if f.byToken() { // nothing has to be typed when it is back
-			f.a.later(retryPause, func() {
-				if f.a.form == f && !f.touched && !f.asking {
-					f.submit()
-				}
-			})
-		}
-		return
-	case errors.Is(err, client.ErrNameTaken):
-		f.at = placeName
-		return
+	case errors.Is(err, client.ErrInvalidCredentials):
+		f.at = placePassword
+		f.password.SetValue("")
+		f.again.SetValue("")
 	case errors.Is(err, client.ErrTokenExpired), errors.Is(err, client.ErrTokenInvalid):
 		f.a.forget()
-		f.token = savedToken{}
+		f.token, f.at = savedToken{}, placePassword
+	case errors.Is(err, client.ErrNameTaken), errors.Is(err, client.ErrInvalidField):
+		f.at = placeName
+	case errors.Is(err, client.ErrRegistrationClosed):
+		f.register, f.at = false, placeAccount
+	case f.byToken(): // nothing has to be typed when the server is back
+		f.a.later(retryPause, func() {
+			if f.a.form == f && !f.touched && !f.asking {
+				f.submit()
+			}
+		})
+		fallthrough
+	case unreachable(err):
+		f.at = placeServer
 	}
-	f.at = placePassword
-	f.password.SetValue("")
-	f.again.SetValue("")
 }
 
 func sameServer(a, b string) bool { return fullAddress(a) == fullAddress(b) }
@@ -334,7 +343,9 @@ func (f *form) view(width, height int) ([]string, *tea.Cursor) {
 	if f.stay {
 		answer = "[x] yes"
 	}
-	line(placeStay, "", "Stay logged in on this computer? "+answer)
+	if f.a.memory.folder != "" {
+		line(placeStay, "Stay", "logged in here? "+answer)
+	}
 	say := func(style lipgloss.Style, text string) {
 		for row := range strings.SplitSeq(cells.Wrap(text, wide, ""), "\n") {
 			rows = append(rows, style.Render(row))

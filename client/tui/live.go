@@ -19,17 +19,17 @@ const (
 
 // add puts a room into the list.
 func (a *app) add(r *room) {
-	if a.find(r.code) != nil {
-		return
-	}
 	i, _ := slices.BinarySearchFunc(a.rooms, r, byName)
 	a.rooms = slices.Insert(a.rooms, i, r)
 }
 
+// find returns the room of a code: of the list, or one that is being entered.
 func (a *app) find(code string) *room {
-	for _, r := range a.rooms {
-		if strings.EqualFold(r.code, code) {
-			return r
+	for _, list := range [][]*room{a.rooms, a.entering} {
+		for _, r := range list {
+			if strings.EqualFold(r.code, code) {
+				return r
+			}
 		}
 	}
 	return nil
@@ -37,9 +37,6 @@ func (a *app) find(code string) *room {
 
 // show makes a room the one that is looked at.
 func (a *app) show(r *room) {
-	if known := a.find(r.code); known != nil {
-		r = known
-	}
 	if r == a.here {
 		return
 	}
@@ -83,7 +80,7 @@ func (a *app) nextUnread() {
 
 // connect joins a room that the user is a member of, if that has not been done, until it is.
 func (a *app) connect(r *room) {
-	if r.code == "" || r.live != nil || r.joining {
+	if r.code == "" || r.live != nil || r.joining || r.gone {
 		return
 	}
 	a.open(r, "", func(err error) {
@@ -113,31 +110,44 @@ func (a *app) open(r *room, password string, done func(error)) {
 		return err
 	}, func(err error) {
 		r.joining = false
+		if r.gone {
+			if err == nil {
+				a.others.Go(func() { live.Disconnect() })
+			}
+			return
+		}
 		if err == nil {
 			ctx, stop := context.WithCancel(a.ctx)
-			r.live, r.stop, r.away = live, stop, nil
+			r.live, r.stop = live, stop
+			if !r.link.away {
+				r.away = nil
+			}
 			a.others.Go(func() { a.receive(ctx, r, live) })
 			a.others.Go(func() { a.send(ctx, r, live) })
-			a.meet(r)
+			a.meet(r, func(error) {})
 		}
 		done(err)
 	})
 }
 
-// meet asks who is present in a room.
-func (a *app) meet(r *room) {
-	live := r.live
-	if live == nil {
-		return
-	}
-	var here []string
-	a.call(func(ctx context.Context, c *client.Client) (err error) {
-		here, err = live.ListChatRoomUsers(ctx)
+// meet asks who is present in a room, and again if somebody came or went meanwhile.
+func (a *app) meet(r *room, done func(error)) {
+	live, moves := r.live, r.moves
+	var present []string
+	a.call(func(ctx context.Context, _ *client.Client) (err error) {
+		present, err = live.ListChatRoomUsers(ctx)
 		return err
 	}, func(err error) {
-		if err == nil && r.live == live {
-			r.here = here
+		switch {
+		case r.live != live:
+			return
+		case err == nil && r.moves != moves:
+			a.meet(r, done)
+			return
+		case err == nil:
+			r.here = present
 		}
+		done(err)
 	})
 }
 
@@ -224,7 +234,9 @@ func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
 		r.typing = make(map[string]time.Time)
 	case "back":
 		r.away = nil
-		a.meet(r)
+		if r.live != nil {
+			a.meet(r, func(error) {})
+		}
 	}
 }
 
@@ -249,41 +261,43 @@ func (a *app) over(r *room, err error) {
 		r.ended = err
 	case errors.Is(err, client.ErrClosed), a.ctx.Err() != nil, a.ended(err):
 	case errors.Is(err, client.ErrHistoryRestored):
-		a.restored(r)
+		a.restart(r)
 	default:
 		a.drop(r, "%s (%s): %s.", r.name, r.code, sentence(err))
 	}
 }
 
-// restored begins a room anew whose messages are others now.
-func (a *app) restored(r *room) {
-	a.lose(r)
+// restart begins a room anew whose messages are others now.
+func (a *app) restart(r *room) {
+	unsaved := r.giveUp()
 	r.leave()
-	r.items, r.oldest, r.newest, r.read, r.complete = nil, 0, 0, 0, false
+	r.items, r.oldest, r.last, r.newest, r.read, r.complete = nil, 0, 0, 0, 0, false
+	r.unreadLine, r.seek, r.restored = 0, 0, true
 	r.scroll.toEnd()
-	r.unreadLine = 0
 	a.noteIn(r, "The server's data has been restored from a backup: this is the room as it is now.")
+	a.lose(r, unsaved)
 	a.connect(r)
 }
 
-// drop takes a room out of the list, and says why.
+// drop takes a room away, and says why.
 func (a *app) drop(r *room, format string, args ...any) {
-	i := slices.Index(a.rooms, r)
-	if i < 0 {
+	if r.gone {
 		return
 	}
-	a.rooms = slices.Delete(a.rooms, i, i+1)
+	r.gone = true
+	if live := r.live; live != nil {
+		r.leave()
+		a.others.Go(func() { live.Disconnect() })
+	}
+	a.rooms = slices.DeleteFunc(a.rooms, func(other *room) bool { return other == r })
+	a.entering = slices.DeleteFunc(a.entering, func(other *room) bool { return other == r })
 	if r == a.here {
 		a.enterRoom(a.lobby)
 	} else if r.draft != "" {
 		a.input.remember(r.draft)
 	}
 	a.note(format, args...)
-	a.lose(r)
-	if live := r.live; live != nil {
-		r.leave()
-		a.others.Go(func() { live.Disconnect() })
-	}
+	a.lose(r, r.giveUp())
 }
 
 // failed tells that a command was not done. A room that has ended meanwhile ends now.
@@ -292,7 +306,8 @@ func (a *app) failed(r *room, command string, err error) {
 		return
 	}
 	a.noteIn(r, "%s: %s", command, notice(err))
-	if r.ended != nil {
-		a.over(r, r.ended)
+	if end := r.ended; end != nil {
+		r.ended = nil
+		a.over(r, end)
 	}
 }

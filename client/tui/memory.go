@@ -27,6 +27,7 @@ type memory struct {
 type remembered struct {
 	Read uint64 `json:"read"` // the seq up to which its messages have been seen
 	Open bool   `json:"open"` // it was the one that was shown
+	anew bool   // Read is of other messages than what was remembered before
 }
 
 // savedToken stands for a password until it expires.
@@ -64,30 +65,37 @@ func (m *memory) rooms(server, user string) map[string]remembered {
 	return m.Rooms[server+" "+strings.ToLower(user)]
 }
 
-// save remembers where the user is. What another client has written meanwhile is kept, and a message that was seen there
-// has been seen.
+// save remembers where the user is; without rooms, only who it is. What another client has written meanwhile of other
+// users is kept, and a message that was seen there has been seen.
 func (m *memory) save(server, user string, rooms map[string]remembered) error {
 	if m.folder == "" {
 		return nil
 	}
 	now := recall(m.folder)
 	for code, there := range now.rooms(server, user) {
-		if here, ok := rooms[code]; ok {
+		if here, ok := rooms[code]; ok && !here.anew {
 			here.Read = max(here.Read, there.Read)
 			rooms[code] = here
 		}
 	}
 	m.Server, m.User, m.Rooms = server, user, now.Rooms
-	m.Rooms[server+" "+strings.ToLower(user)] = rooms
+	if rooms != nil {
+		m.Rooms[server+" "+strings.ToLower(user)] = rooms
+	}
 	return m.write(memoryFile, m)
 }
 
-// keep remembers a token; forget removes it.
+// keep remembers a token, if it is another one than before: if the file has been removed meanwhile, by another client, it
+// is not to come back.
 func (m *memory) keep(t savedToken) error {
+	if m.token == t {
+		return nil
+	}
 	m.token = t
 	return m.write(tokenFile, t)
 }
 
+// forget removes the token.
 func (m *memory) forget() error {
 	m.token = savedToken{}
 	if m.folder == "" {
@@ -123,7 +131,7 @@ func (m *memory) write(name string, what any) error {
 		return err
 	}
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err == nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), filepath.Join(m.folder, name))
 	}
 	if err != nil {

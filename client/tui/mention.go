@@ -30,13 +30,18 @@ func mentions(text, name string) bool {
 		if i < 0 {
 			return false
 		}
-		before, _ := utf8.DecodeLastRuneInString(text[:i])
-		after := text[i+len(name):]
-		if !inName(before) && !continues(after) {
+		if !continues(backwards(text[:i])) && !continues(text[i+len(name):]) {
 			return true
 		}
 		text = text[i+len(name):]
 	}
+}
+
+// backwards is the end of a text, the last character first: as much of it as continues looks at.
+func backwards(text string) string {
+	r, n := utf8.DecodeLastRuneInString(text)
+	before, _ := utf8.DecodeLastRuneInString(text[:len(text)-n])
+	return string([]rune{r, before})
 }
 
 // continues reports whether a text goes on with more of a name. A full stop or a hyphen does so only before a letter

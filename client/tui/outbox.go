@@ -21,12 +21,11 @@ func (a *app) say(body string) {
 		return
 	}
 	it := &item{kind: pending, name: a.user, body: body, at: time.Now()}
-	select {
-	case r.outbox <- it:
-	default:
+	if len(r.unsaved) >= maxPending {
 		a.note("Not sent: %s are waiting already. Up brings the text back.", count(maxPending, "message"))
 		return
 	}
+	r.outbox <- it // it has room for all that are unsaved
 	r.pending, r.unsaved = append(r.pending, it), append(r.unsaved, it)
 	r.unreadLine, r.hinted, a.warned = 0, time.Time{}, false
 	r.scroll.toEnd()
@@ -37,6 +36,9 @@ func (a *app) send(ctx context.Context, r *room, live *client.Room) {
 	for {
 		select {
 		case it := <-r.outbox:
+			if ctx.Err() != nil { // it has been given up, with all that waited
+				return
+			}
 			stored, err := live.Queue(ctx, it.body)
 			if err != nil {
 				stored = func() (uint64, error) { return 0, err }
@@ -58,7 +60,11 @@ func (a *app) sent(r *room, it *item, seq uint64, err error) {
 		r.confirmed(it, seq)
 	case errors.Is(err, client.ErrRejected):
 		r.forget(it)
-		a.noteIn(r, "Not sent: %s. Up brings it back: %s", sentence(err), ansi.Truncate(screenLine(it.body), 60, "…"))
+		where := ""
+		if r != a.here {
+			where = " to " + r.name
+		}
+		a.note("Not sent"+where+": %s. Up brings it back: %s", sentence(err), ansi.Truncate(screenLine(it.body), 60, "…"))
 	}
 }
 
@@ -73,15 +79,11 @@ func (a *app) typing() {
 	_ = r.live.Typing(a.ctx) // a hint that is lost is no loss
 }
 
-// lose gives up with a room the messages that are not stored. They are said where they are seen, and when the program ends.
-func (a *app) lose(r *room) {
-	for _, it := range r.unsaved {
+// lose tells of messages of a room that are given up, where it is seen, and when the program ends.
+func (a *app) lose(r *room, unsaved []*item) {
+	for _, it := range unsaved {
 		a.lost = append(a.lost, it.body)
 		a.note("Perhaps not sent to %s: %s", r.name, it.body)
-	}
-	r.pending, r.unsaved = nil, nil
-	for len(r.outbox) > 0 {
-		<-r.outbox
 	}
 }
 

@@ -24,6 +24,8 @@ type room struct {
 	code, name, owner string
 	live              *client.Room // nil until it has been joined
 	joining, ending   bool         // it is being joined; the user is leaving or deleting it, and hears of that elsewhere
+	gone              bool         // it is none of the user's rooms any more
+	restored          bool         // its messages are others than those that were read
 	stop              func()       // ends what runs for live
 	ended             error        // why it is over, while ending
 	link              link
@@ -35,21 +37,23 @@ type room struct {
 	outbox  chan *item
 	scroll  scroll
 
-	oldest, newest uint64 // seqs: of the oldest message among items (0: none), and of the newest of all
-	read           uint64 // the seq up to which messages have been seen
-	unreadLine     uint64 // the seq of the message that the unread line stands above; 0: there is no line
-	seek           uint64 // the seq of the message to be shown in the first row as soon as it is there; 0: none
-	mentions       int    // that have not been seen
-	loading        bool   // more of the history is being asked for
-	complete       bool   // there is nothing before oldest
+	oldest, last uint64 // seqs of the first and the last message among items; 0: there is none
+	newest       uint64 // the seq of the newest message of all
+	read         uint64 // the seq up to which messages have been seen
+	unreadLine   uint64 // the seq of the message that the unread line stands above; 0: there is no line
+	seek         uint64 // the seq of the message to be shown in the first row as soon as it is there; 0: none
+	mentions     int    // that have not been seen
+	loading      bool   // more of the history is being asked for
+	complete     bool   // there is nothing before oldest
 
 	here   []string             // who is present, sorted
+	moves  int                  // how often somebody came or went
 	typing map[string]time.Time // who types, and until when to say so
 	hinted time.Time            // when the others were last told that the user types
 	draft  string               // in the input line while another room is shown
 }
 
-// maxPending is how many of a room's messages may wait to be stored.
+// maxPending is how many of a room's messages may wait to be stored: as many as the room itself has under way at a time.
 const maxPending = 1000
 
 func newRoom(code, name, owner string, newest uint64) *room {
@@ -91,19 +95,22 @@ func (r *room) unread() uint64 { return r.newest - min(r.read, r.newest) }
 
 // add adds the room's next message. It reports whether it is news.
 func (r *room) add(m client.Message, mine, mention bool) bool {
-	if m.Seq <= r.newest && r.oldest != 0 && m.Seq >= r.oldest {
-		r.arrived(m)
+	if m.Seq <= r.last {
+		if mine {
+			r.arrived(m.Seq, m.Body)
+		}
 		return false
 	}
 	if r.oldest == 0 {
 		r.oldest = m.Seq
 	}
+	r.last = m.Seq
 	r.append(&item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: mention})
 	r.newest = max(r.newest, m.Seq)
 	delete(r.typing, m.UserName)
 	if mine {
 		r.read = r.newest // they were read where it was written
-		r.arrived(m)
+		r.arrived(m.Seq, m.Body)
 	}
 	return true
 }
@@ -119,9 +126,9 @@ func (r *room) note(at time.Time, text string) {
 }
 
 func (r *room) append(it *item) {
+	r.scroll.appended(it, len(r.items))
 	r.items = append(r.items, it)
-	r.scroll.appended(it)
-	if n := len(r.items); n > maxHeld || n > maxItems && !r.scroll.held {
+	if n := len(r.items); n > maxHeld || n > maxItems && !r.scroll.held && r.seek == 0 {
 		r.trim(n / 3)
 	}
 }
@@ -157,7 +164,7 @@ func (r *room) prepend(page []client.Message, before uint64, user string) {
 		if r.oldest == 0 || m.Seq < r.oldest {
 			mine := strings.EqualFold(m.UserName, user)
 			if mine {
-				r.arrived(m)
+				r.arrived(m.Seq, "")
 			}
 			older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
 		}
@@ -166,18 +173,23 @@ func (r *room) prepend(page []client.Message, before uint64, user string) {
 		r.complete = true
 		return
 	}
-	r.oldest = older[0].seq
+	r.oldest, r.last = older[0].seq, max(r.last, older[len(older)-1].seq)
+	r.newest = max(r.newest, r.last)
 	r.complete = r.oldest == 1
-	r.newest = max(r.newest, older[len(older)-1].seq)
+	if len(r.items)+len(older) > maxHeld {
+		r.complete = true
+		text := "Older messages are not shown here: " + count(maxHeld, "message") + " are. Whoever runs the server can export them all."
+		older = slices.Insert(older, 0, &item{kind: note, body: text, at: older[0].at})
+	}
 	r.items = append(older, r.items...)
 	r.scroll.prepended(len(older))
 }
 
 // arrived takes away the pending message that has come back as part of the room: the one of this seq, or, before it has
-// been confirmed, the first with these words.
-func (r *room) arrived(m client.Message) {
+// been confirmed, the first with these words, if there are any.
+func (r *room) arrived(seq uint64, body string) {
 	for _, it := range r.pending {
-		if it.kind == pending && (it.seq == m.Seq || it.seq == 0 && it.body == m.Body) {
+		if it.kind == pending && (it.seq == seq || it.seq == 0 && body != "" && it.body == body) {
 			r.unpend(it)
 			return
 		}
@@ -186,12 +198,29 @@ func (r *room) arrived(m client.Message) {
 
 // unpend takes an item out of those that are shown last. Notes that stood behind it alone stand among the others now.
 func (r *room) unpend(it *item) {
-	r.pending = without(r.pending, it)
-	for len(r.pending) > 0 && r.pending[0].kind != pending {
-		first := r.pending[0]
-		r.pending = r.pending[1:]
-		r.append(first)
+	if i := slices.Index(r.pending, it); i >= 0 {
+		r.pending = slices.Delete(r.pending, i, i+1)
+		r.scroll.removed(len(r.items) + i)
 	}
+	for len(r.pending) > 0 && r.pending[0].kind != pending {
+		r.items = append(r.items, r.pending[0])
+		r.pending = r.pending[1:]
+	}
+}
+
+// giveUp empties what waits to be stored, and returns it.
+func (r *room) giveUp() []*item {
+	unsaved := r.unsaved
+	for _, it := range slices.Clone(r.pending) {
+		if it.kind == pending {
+			r.unpend(it)
+		}
+	}
+	r.unsaved = nil
+	for len(r.outbox) > 0 {
+		<-r.outbox
+	}
+	return unsaved
 }
 
 // confirmed notes that a pending message is stored. It is shown until it comes back, which may have been before.
@@ -233,12 +262,14 @@ func (r *room) came(name string, at time.Time) {
 	if i, found := slices.BinarySearch(r.here, name); !found {
 		r.here = slices.Insert(r.here, i, name)
 	}
+	r.moves++
 	r.notePresence(name+" joined", at)
 }
 
 func (r *room) left(name string, at time.Time) {
 	r.here = slices.DeleteFunc(r.here, func(other string) bool { return other == name })
 	delete(r.typing, name)
+	r.moves++
 	r.notePresence(name+" left", at)
 }
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,6 +95,9 @@ func TestScreenTwoPeople(t *testing.T) {
 	ann := openWindow(t, ordinary)
 	ann.await("GRPCChatter", "Enter goes on")
 	ann.golden("first-start", "")
+	ann.resize(40, 15)
+	ann.golden("first-start-narrow", "")
+	ann.resize(80, 24)
 	ann.keys("Up", "Up")
 	ann.types(s.addr)
 	ann.keys("Down", "Right")
@@ -300,29 +305,36 @@ func TestScreenHistory(t *testing.T) {
 	if now := w.rows(); strings.Join(now[1:20], "\n") != strings.Join(strings.Split(top, "\n")[1:20], "\n") {
 		t.Errorf("the screen has jumped from\n%s", top)
 	}
+	w.resize(80, 60)
 	numbers := regexp.MustCompile(`number (\d+)`)
-	seen := map[string]bool{}
-	end := time.Now().Add(2 * patience)
-	for !seen["1"] {
-		if time.Now().After(end) {
-			t.Fatal("the first message does not come")
-		}
-		before := 0
+	first := func() (n int) { // of the screen, on which they follow one another
 		for _, m := range numbers.FindAllStringSubmatch(w.screen(), -1) {
-			var n int
-			fmt.Sscan(m[1], &n)
-			if before != 0 && n != before+1 {
-				t.Fatalf("number %d stands behind %d", n, before)
+			next, _ := strconv.Atoi(m[1])
+			if n != 0 && next != n+1 {
+				t.Fatalf("number %d stands behind %d", next, n)
 			}
-			before = n
-			seen[m[1]] = true
+			n = next
 		}
-		w.keys("PageUp", "PageUp")
-		for range 20 { // a key is one page at most: nothing may be passed over
-			w.keys("S-PageUp")
-		}
-		w.keys("C-Home")
+		shown := numbers.FindStringSubmatch(w.screen())
+		n, _ = strconv.Atoi(shown[1])
+		return n
 	}
+	for at := first(); at > 1; {
+		w.keys("PageUp")
+		var now int
+		eventually(t, func() string { now = first(); return strconv.Itoa(now) }, func(string) bool { return now < at }, "more of the history")
+		if now < at-60 {
+			t.Fatalf("a page goes from number %d to %d", at, now)
+		}
+		at = now
+	}
+	w.keys("C-End")
+	w.await("news 2")
+	w.keys("C-Home")
+	w.await("number 1\n")
+	w.resize(80, 24)
+	w.keys("C-Home")
+	w.await("number 1\n")
 	w.resize(60, 20)
 	w.await("number 18\n") // what stood last stands last
 	w.resize(80, 24)
@@ -465,18 +477,26 @@ func TestScreenUnsent(t *testing.T) {
 	w.enter("/logout")
 	w.await("Not stored yet: 1 message.")
 	w.enter("/logout")
-	w.await("1 message may not have been sent")
+	w.await("1 message may not have been")
 	w.keys("C-c")
 	w.ended(1)
 	w.await("Perhaps not sent: never sent", "grpcchatter: 1 message had not been stored yet and may be lost")
 
-	// A log-in that is being tried again ends with the log-out.
+	// The account is no more.
 	s.start(t)
 	w = member(t, s, ordinary, "alice", code)
-	w.enter("/logout")
-	w.await("Account")
-	time.Sleep(2 * retryPause)
-	w.await("Account")
+	s.kill()
+	w.await("○ away")
+	w.enter("never either")
+	w.await("… never either")
+	if out, err := exec.Command(program, "user", "disable", "alice", "--database-url", "sqlite:"+s.db).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s.start(t)
+	w.await("Account", "message may not have been")
+	w.keys("C-c")
+	w.ended(1)
+	w.await("Perhaps not sent: never either")
 }
 
 // The terminal is closed: what has been read is remembered.
@@ -492,8 +512,10 @@ func TestScreenHangup(t *testing.T) {
 	w := member(t, s, ordinary, "bob", code)
 	says(t, room, "seen")
 	w.await("  seen")
-	w.signal(syscall.SIGHUP)
-	w.ended(0)
+	w.run("set-option", "remain-on-exit", "on")
+	pid := w.pid()
+	w.run("respawn-pane", "-k", "cat") // the terminal of the program is closed
+	eventually(t, func() string { return fmt.Sprint(syscall.Kill(pid, 0)) }, func(s string) bool { return s != "<nil>" }, "the end of the program")
 	says(t, room, "not seen")
 	w = openWindow(t, terminalKind{width: 80, height: 24, config: w.config}, "--password", testPassword)
 	screen := w.await("─ new ─", "not seen")
@@ -788,7 +810,11 @@ func TestScreenIsGivenBack(t *testing.T) {
 		{"SIGTERM in the form", flags, "Password", func(w *window) { w.signal(syscall.SIGTERM) }},
 		{"Ctrl-C in a room", in, "● connected", func(w *window) { w.keys("C-c") }},
 		{"SIGINT in a room", in, "● connected", func(w *window) { w.signal(syscall.SIGINT) }},
-		{"Ctrl-Z where no shell goes on with it", in, "● connected", func(w *window) { w.keys("C-z"); time.Sleep(time.Second); w.keys("C-d") }},
+		{"Ctrl-Z where no shell goes on with it", in, "● connected", func(w *window) {
+			w.keys("C-z")
+			eventually(t, func() string { w.types("x"); return w.input() }, func(s string) bool { return strings.HasPrefix(s, "> x") }, "> x")
+			w.keys("C-c", "C-c")
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := openWindow(t, ordinary, test.flags...)

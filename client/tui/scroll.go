@@ -19,9 +19,20 @@ type scroll struct {
 
 func (s *scroll) toEnd() { *s = scroll{} }
 
-func (s *scroll) appended(it *item) {
+// appended is that an item has been added behind n others, before those that are pending.
+func (s *scroll) appended(it *item, n int) {
 	if s.held && it.kind == stored {
 		s.fresh++
+	}
+	if s.held && s.item >= n {
+		s.item++
+	}
+}
+
+// removed is that the item of an index is no more.
+func (s *scroll) removed(i int) {
+	if s.held && s.item > i {
+		s.item--
 	}
 }
 
@@ -266,10 +277,10 @@ func (p *pane) reach(seq uint64) {
 
 // hides reports whether a message stands above the rows to be seen.
 func (p *pane) hides(seq uint64) bool {
-	_, above := p.visible()
 	if p.r.oldest == 0 || p.r.oldest > seq {
 		return p.r.oldest != 0
 	}
+	_, above := p.visible()
 	for i := above - 1; i >= 0; i-- {
 		if it := p.at(i); it.kind == stored {
 			return it.seq >= seq

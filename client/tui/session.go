@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/grpcchatter/grpcchatter/client"
@@ -86,8 +87,13 @@ func (a *app) ended(err error) bool {
 // signOut ends all rooms, and goes back to the form.
 func (a *app) signOut(why string) {
 	a.remember()
-	for _, r := range a.rooms {
-		a.lose(r)
+	lost := 0
+	for _, r := range slices.Concat(a.rooms, a.entering) {
+		for _, it := range r.giveUp() {
+			a.lost = append(a.lost, it.body)
+			lost++
+		}
+		r.gone = true
 		if r.live != nil {
 			r.leave()
 		}
@@ -95,12 +101,13 @@ func (a *app) signOut(why string) {
 	if c := a.c; c != nil {
 		a.others.Go(func() { c.Disconnect() })
 	}
-	a.c, a.stay, a.listed, a.away, a.rooms, a.question = nil, false, false, nil, nil, nil
+	a.c, a.stay, a.listed, a.away, a.rooms, a.entering, a.question = nil, false, false, nil, nil, nil, nil
+	a.warned, a.leaving, a.ticking = false, false, false
 	a.here.draft, a.here = "", a.lobby
 	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
 	a.form = newForm(a)
-	if n := len(a.lost); n > 0 {
-		why = strings.TrimSpace(fmt.Sprintf("%s %s may not have been sent; Up brings back what you have entered.", why, count(n, "message")))
+	if lost > 0 {
+		why = strings.TrimSpace(fmt.Sprintf("%s %s may not have been sent; Up brings back what you have entered.", why, count(lost, "message")))
 	}
 	a.form.problem = why
 }
@@ -118,11 +125,11 @@ func (a *app) remember() {
 	if a.c == nil {
 		return
 	}
-	rooms := a.memory.rooms(a.server, a.user)
+	var rooms map[string]remembered // as they were while they are not known
 	if a.listed {
 		rooms = make(map[string]remembered, len(a.rooms))
 		for _, r := range a.rooms {
-			rooms[r.code] = remembered{r.read, r == a.here}
+			rooms[r.code] = remembered{Read: r.read, Open: r == a.here, anew: r.restored}
 		}
 	}
 	err := a.memory.save(a.server, a.user, rooms)

@@ -57,6 +57,19 @@ func openWindow(t *testing.T, kind terminalKind, flags ...string) *window {
 			t.Logf("a window shows\n%s", out)
 		}
 		_ = w.command("kill-server").Run()
+		if b, err := os.ReadFile(w.pidFile()); err == nil { // what it remembers, it writes now
+			pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+			for range 500 {
+				if syscall.Kill(pid, 0) != nil {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		if races, _ := filepath.Glob(filepath.Join(dir, "race.*")); len(races) > 0 {
+			report, _ := os.ReadFile(races[0])
+			t.Errorf("the program has a data race: %s", report)
+		}
 		os.RemoveAll(dir)
 	})
 	const script = `sh -c 'echo $$ >"$0"; exec "$@"' "$@"; echo "status $?"; stty -a | grep -ow -e "-\?echo"; exec cat`
@@ -68,7 +81,7 @@ func openWindow(t *testing.T, kind terminalKind, flags ...string) *window {
 		}
 	}
 	args := []string{"-u", "-f", settings, "new-session", "-d", "-x", strconv.Itoa(kind.width), "-y", strconv.Itoa(kind.height)}
-	for _, e := range append(kind.env, "XDG_CONFIG_HOME="+w.config, "HOME="+w.config) {
+	for _, e := range append(kind.env, "XDG_CONFIG_HOME="+w.config, "HOME="+w.config, "GORACE=log_path="+filepath.Join(dir, "race")) {
 		args = append(args, "-e", e)
 	}
 	args = append(args, "--", "sh", "-c", script, "sh", w.pidFile(), program, "chat")
@@ -263,6 +276,7 @@ func (w *window) golden(name, code string) {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			w.t.Fatal(err)
 		}
+		w.settled()
 		if err := os.WriteFile(path, []byte(shown()), 0o644); err != nil {
 			w.t.Fatal(err)
 		}

@@ -325,5 +325,3 @@ func harmless(row string) string {
 		return r
 	}, row)
 }
-
-func containsSpace(s string) bool { return strings.ContainsAny(s, " \t") }

@@ -1,0 +1,247 @@
+package tui
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+
+	"github.com/grpcchatter/grpcchatter/client"
+)
+
+// bodies are a room's items from above to below: a pending message has "…" before it, a note "·".
+func bodies(r *room) string {
+	var list []string
+	for _, it := range append(append([]*item(nil), r.items...), r.pending...) {
+		list = append(list, [...]string{"", "…", "·", "·"}[it.kind]+it.body)
+	}
+	return strings.Join(list, " ")
+}
+
+// Whatever comes first of what the room, its history and the acknowledgement say of messages, each is shown once, in order.
+func TestRoomOrders(t *testing.T) {
+	m := func(seq uint64, user, body string) client.Message {
+		return client.Message{Seq: seq, UserName: user, Body: body, SentAt: time.Unix(int64(seq), 0)}
+	}
+	own := func(body string) *item { return &item{kind: pending, name: "ann", body: body} }
+	for _, test := range []struct {
+		name string
+		do   func(r *room, it *item)
+		want string
+	}{
+		{"acknowledged, then here", func(r *room, it *item) {
+			r.confirmed(it, 3)
+			r.add(m(3, "ann", "ok"), true, false)
+		}, "one two ok"},
+		{"here, then acknowledged", func(r *room, it *item) {
+			r.add(m(3, "ann", "ok"), true, false)
+			r.confirmed(it, 3)
+		}, "one two ok"},
+		{"somebody else says the same", func(r *room, it *item) {
+			r.add(m(3, "bob", "ok"), false, false)
+		}, "one two ok …ok"},
+		{"the user has said the same before", func(r *room, it *item) {
+			r.items, r.oldest = nil, 0
+			r.prepend([]client.Message{m(1, "ann", "ok"), m(2, "bob", "two")}, 0, "ann")
+		}, "ok two …ok"},
+		{"on its way while the list says that it is there", func(r *room, it *item) {
+			r.newest = 4
+			r.add(m(3, "bob", "three"), false, false)
+			r.add(m(4, "bob", "four"), false, false)
+		}, "one two three four …ok"},
+		{"twice", func(r *room, it *item) {
+			r.add(m(2, "bob", "two"), false, false)
+		}, "one two …ok"},
+		{"a page of the history that is late", func(r *room, it *item) {
+			r.prepend([]client.Message{m(1, "bob", "other")}, 7, "ann")
+		}, "one two …ok"},
+		{"a note meanwhile", func(r *room, it *item) {
+			r.note(time.Unix(9, 0), "note")
+			r.add(m(3, "bob", "three"), false, false)
+		}, "one two three …ok ·note"},
+		{"a note, then acknowledged", func(r *room, it *item) {
+			r.note(time.Unix(9, 0), "note")
+			r.add(m(3, "ann", "ok"), true, false)
+			r.confirmed(it, 3)
+		}, "one two ok ·note"},
+		{"given up", func(r *room, it *item) {
+			r.note(time.Unix(9, 0), "note")
+			if lost := r.giveUp(); len(lost) != 1 || lost[0] != it {
+				t.Errorf("given up is %v", lost)
+			}
+		}, "one two ·note"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRoom("K7P2QX", "Lobby", "ann", 0)
+			r.add(m(1, "bob", "one"), false, false)
+			r.add(m(2, "bob", "two"), false, false)
+			it := own("ok")
+			r.pending, r.unsaved = []*item{it}, []*item{it}
+			test.do(r, it)
+			if got := bodies(r); got != test.want {
+				t.Errorf("it shows %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// While a room is looked at further up, nothing moves: not by new messages, pending ones, more of the history, nor a resize there
+// and back. What can be seen is always as high as the pane if there is enough.
+func TestScrollHolds(t *testing.T) {
+	for seed := range uint64(60) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		a := chatting(t, 60, 20, 50+random.IntN(100))
+		r := a.here
+		oldest := uint64(1000)
+		for _, it := range r.items { // there is a history before them
+			it.seq += oldest
+		}
+		r.oldest, r.last, r.newest = oldest+1, oldest+uint64(len(r.items)), oldest+uint64(len(r.items))
+		visible := func() string {
+			rows, _ := a.pane().visible()
+			return strings.Join(rows, "\n")
+		}
+		for range random.IntN(3) {
+			it := &item{kind: pending, name: "ann", body: "pending", at: time.Unix(2e9, 0)}
+			r.pending, r.unsaved = append(r.pending, it), append(r.unsaved, it)
+		}
+		a.pane().up(1 + random.IntN(60))
+		for range 20 {
+			before := visible()
+			switch random.IntN(5) {
+			case 0:
+				r.add(client.Message{Seq: r.last + 1, UserName: "bob", Body: "new", SentAt: time.Unix(2e9, 0)}, false, false)
+			case 1:
+				first := r.oldest - 3
+				r.prepend([]client.Message{message(int(first)), message(int(first + 1)), message(int(first + 2))}, r.oldest, "ann")
+				// What stands above the first message may change with what comes before it.
+				if strings.Contains(before, "─") {
+					before = visible()
+				}
+			case 2:
+				width := 30 + random.IntN(80)
+				a.width = width
+				_ = visible()
+				a.width = 60
+			case 3:
+				a.pane().up(random.IntN(30))
+				before = visible()
+			case 4:
+				a.pane().down(random.IntN(10))
+				before = visible()
+			}
+			after := visible()
+			if !r.scroll.held {
+				a.pane().up(1 + random.IntN(30))
+				continue
+			}
+			if len(r.pending) == 0 && after != before {
+				t.Fatalf("seed %d: it has moved from\n%s\nto\n%s", seed, before, after)
+			}
+			if rows := strings.Count(after, "\n") + 1; rows != a.measure().body {
+				t.Fatalf("seed %d: %d rows of %d are shown", seed, rows, a.measure().body)
+			}
+		}
+	}
+}
+
+func TestMentions(t *testing.T) {
+	for text, want := range map[string]bool{
+		"ann": true, "hello Ann!": true, "@ann": true, "ann: hi": true, "ask ann.": true, "ann's": true, "(ann)": true, "ann\n": true,
+		"anna": false, "mary-ann": false, "joann": false, "ann-marie": false, "ann.b": false, "ann_": false, "": false, "an n": false,
+		"anna and ann": true, "ann-": true, "-ann": true, "你好ann": false,
+	} {
+		if got := mentions(text, "ann"); got != want {
+			t.Errorf("mentions(%q) = %v", text, got)
+		}
+	}
+	if mentions("anything", "") {
+		t.Error("nobody is mentioned")
+	}
+}
+
+// Two clients of one user, and one of another, lose nothing of each other.
+func TestMemoryOfTwo(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "made", "when needed")
+	one, two := recall(folder), recall(folder)
+	save := func(m *memory, user string, rooms map[string]remembered) {
+		t.Helper()
+		if err := m.save("http://a", user, rooms); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save(one, "ann", map[string]remembered{"A": {Read: 5}, "B": {Read: 1}})
+	save(two, "bob", map[string]remembered{"A": {Read: 7}})
+	save(two, "ANN", map[string]remembered{"A": {Read: 3}, "B": {Read: 2, Open: true}})
+	save(one, "ann", nil)
+	if got := fmt.Sprint(recall(folder).rooms("http://a", "Ann")); got != "map[A:{5 false false} B:{2 true false}]" {
+		t.Errorf("ann's rooms are %s", got)
+	}
+	if got := recall(folder).rooms("http://a", "bob")["A"].Read; got != 7 {
+		t.Errorf("bob has read up to %d", got)
+	}
+	save(one, "ann", map[string]remembered{"A": {Read: 1, anew: true}})
+	if got := recall(folder).rooms("http://a", "ann")["A"].Read; got != 1 {
+		t.Errorf("after a restore ann has read up to %d", got)
+	}
+
+	token := savedToken{"http://a", "ann", "secret"}
+	if err := one.keep(token); err != nil {
+		t.Fatal(err)
+	}
+	if err := recall(folder).forget(); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.keep(token); err != nil || recall(folder).token != (savedToken{}) {
+		t.Errorf("a token that another client has removed came back, %v", err)
+	}
+	for _, name := range []string{memoryFile, tokenFile} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte("[]{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save(recall(folder), "ann", map[string]remembered{"A": {Read: 9}})
+	if got := recall(folder).rooms("http://a", "ann")["A"].Read; got != 9 {
+		t.Errorf("after a file that makes no sense ann has read up to %d", got)
+	}
+}
+
+// Nobody waits in a feed that is over, and all that was posted before is taken in its order.
+func TestFeed(t *testing.T) {
+	f := newFeed()
+	taken := make(chan []func(), 1)
+	f.send = func(tea.Msg) { taken <- f.take() }
+	var got []int
+	const events = maxEvents + 100
+	go func() {
+		for i := range events {
+			f.post(func() { got = append(got, i) })
+		}
+	}()
+	for len(got) < events {
+		for _, event := range <-taken {
+			event()
+		}
+	}
+	for i, n := range got {
+		if i != n {
+			t.Fatalf("event %d is number %d", n, i)
+		}
+	}
+	f.send = func(tea.Msg) {}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for range 2 * maxEvents {
+			f.post(func() {})
+		}
+	}()
+	time.Sleep(10 * time.Millisecond)
+	f.close()
+	<-over
+}

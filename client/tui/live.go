@@ -130,9 +130,12 @@ func (a *app) open(r *room, password string, done func(error)) {
 	})
 }
 
-// meet asks who is present in a room, and again if somebody came or went meanwhile.
+// meet asks who is present in a room, and again, after a moment, if somebody came or went meanwhile.
 func (a *app) meet(r *room, done func(error)) {
 	live, moves := r.live, r.moves
+	if live == nil {
+		return
+	}
 	var present []string
 	a.call(func(ctx context.Context, _ *client.Client) (err error) {
 		present, err = live.ListChatRoomUsers(ctx)
@@ -142,7 +145,7 @@ func (a *app) meet(r *room, done func(error)) {
 		case r.live != live:
 			return
 		case err == nil && r.moves != moves:
-			a.meet(r, done)
+			a.later(time.Second, func() { a.meet(r, done) })
 			return
 		case err == nil:
 			r.here = present
@@ -234,9 +237,7 @@ func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
 		r.typing = make(map[string]time.Time)
 	case "back":
 		r.away = nil
-		if r.live != nil {
-			a.meet(r, func(error) {})
-		}
+		a.meet(r, func(error) {})
 	}
 }
 

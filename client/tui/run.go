@@ -1,8 +1,8 @@
 // Package tui is the terminal client of GRPCChatter, `grpcchatter chat`.
 //
 // On a terminal it fills the screen: a form to sign in, then the user's rooms, with a line of input under the messages.
-// Anywhere else, on a terminal that can do nothing (TERM=dumb), and when asked to, it is a line protocol, so that a shell script can be a
-// bot: see Options.Plain.
+// Anywhere else, on a terminal that can do nothing (TERM=dumb), and when asked to, it is a line protocol, so that a shell
+// script can be a bot: see Options.Plain.
 package tui
 
 import (

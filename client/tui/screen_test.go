@@ -298,25 +298,28 @@ func TestScreenHistory(t *testing.T) {
 	w.await("number 5000")
 	w.keys("PageUp")
 	w.await("number 4981", " ↓ ")
-	top := w.await("number 4963\n")
+	w.await("number 4963\n")
+	top := w.settled()
 	says(t, room, "news 1", "news 2")
 	w.await("↓ 2 new")
 	w.golden("scrolled", code)
-	if now := w.rows(); strings.Join(now[1:20], "\n") != strings.Join(strings.Split(top, "\n")[1:20], "\n") {
+	if now := strings.Split(w.settled(), "\n"); strings.Join(now[1:20], "\n") != strings.Join(strings.Split(top, "\n")[1:20], "\n") {
 		t.Errorf("the screen has jumped from\n%s", top)
 	}
 	w.resize(80, 60)
 	numbers := regexp.MustCompile(`number (\d+)`)
-	first := func() (n int) { // of the screen, on which they follow one another
-		for _, m := range numbers.FindAllStringSubmatch(w.screen(), -1) {
-			next, _ := strconv.Atoi(m[1])
-			if n != 0 && next != n+1 {
-				t.Fatalf("number %d stands behind %d", next, n)
+	first := func() (n int) { // of the screen, on which they follow one another; it may be half drawn when it is looked at
+		eventually(t, w.screen, func(screen string) bool {
+			shown := numbers.FindAllStringSubmatch(screen, -1)
+			for i, m := range shown {
+				if next, _ := strconv.Atoi(m[1]); i == 0 {
+					n = next
+				} else if next != n+i {
+					return false
+				}
 			}
-			n = next
-		}
-		shown := numbers.FindStringSubmatch(w.screen())
-		n, _ = strconv.Atoi(shown[1])
+			return len(shown) > 0
+		}, "numbers without a gap")
 		return n
 	}
 	for at := first(); at > 1; {
@@ -431,7 +434,7 @@ func TestScreenUnread(t *testing.T) {
 	eventually(t, again.screen, func(s string) bool { return regexp.MustCompile(`(?m)^ Another +1 │`).MatchString(s) }, "1")
 	again.keys("M-a")
 	again.await("─ new ─", "meanwhile")
-	if screen := again.screen(); strings.Index(screen, "─ new ─") < strings.Index(screen, "hello alice") {
+	if screen := again.settled(); strings.Index(screen, "─ new ─") < strings.Index(screen, "hello alice") {
 		t.Error("the unread line stands too high")
 	}
 }
@@ -518,7 +521,8 @@ func TestScreenHangup(t *testing.T) {
 	eventually(t, func() string { return fmt.Sprint(syscall.Kill(pid, 0)) }, func(s string) bool { return s != "<nil>" }, "the end of the program")
 	says(t, room, "not seen")
 	w = openWindow(t, terminalKind{width: 80, height: 24, config: w.config}, "--password", testPassword)
-	screen := w.await("─ new ─", "not seen")
+	w.await("─ new ─", "not seen")
+	screen := w.settled()
 	if strings.Index(screen, "─ new ─") < strings.Index(screen, "  seen") {
 		t.Error("the unread line stands too high")
 	}
@@ -614,7 +618,7 @@ func TestScreenHarmlessText(t *testing.T) {
 		"e\u0301 a\u0308 "+strings.Repeat("\u0301", 50)+"|",
 		"\ttab\n    four", strings.Repeat("长", 60), strings.Repeat("x", 120))
 	w.await("  ␛[2J␛[H␛]0;title␇<U+009B>31m<U+202E>back␈", "  bob  12:34", "    I did not say this", "汉字 and 😀", "    tab")
-	rows := w.rows()
+	rows := strings.Split(strings.TrimSuffix(w.settled(), "\n"), "\n")
 	if len(rows) != 24 || !strings.HasPrefix(rows[0], " Ünicode") || !strings.HasPrefix(rows[22], ">") {
 		t.Errorf("the layout is broken")
 	}
@@ -767,7 +771,8 @@ func TestScreenFlood(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
-	rows := w.await("number 6000")
+	w.await("number 6000")
+	rows := w.settled()
 	w.undamaged()
 	next := 0
 	for _, m := range regexp.MustCompile(`number (\d+)`).FindAllStringSubmatch(rows, -1) {

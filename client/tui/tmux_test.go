@@ -222,8 +222,8 @@ func (w *window) ended(status int) string {
 // count is how many rows of the screen end with a text.
 func (w *window) count(text string) int {
 	n := 0
-	for _, row := range w.rows() {
-		if strings.HasSuffix(strings.TrimRight(row, " "), text) {
+	for row := range strings.Lines(w.settled()) {
+		if strings.HasSuffix(strings.TrimRight(row, " \n"), text) {
 			n++
 		}
 	}

@@ -306,7 +306,7 @@ func TestScreenHistory(t *testing.T) {
 	if now := strings.Split(w.settled(), "\n"); strings.Join(now[1:20], "\n") != strings.Join(strings.Split(top, "\n")[1:20], "\n") {
 		t.Errorf("the screen has jumped from\n%s", top)
 	}
-	w.resize(80, 60)
+	w.resize(80, 110)
 	numbers := regexp.MustCompile(`number (\d+)`)
 	first := func() (n int) { // of the screen, on which they follow one another; it may be half drawn when it is looked at
 		eventually(t, w.screen, func(screen string) bool {
@@ -325,8 +325,8 @@ func TestScreenHistory(t *testing.T) {
 	for at := first(); at > 1; {
 		w.keys("PageUp")
 		var now int
-		eventually(t, func() string { now = first(); return strconv.Itoa(now) }, func(string) bool { return now < at }, "more of the history")
-		if now < at-60 {
+		eventually(t, func() string { w.settled(); now = first(); return strconv.Itoa(now) }, func(string) bool { return now < at }, "more of the history")
+		if now < at-110 {
 			t.Fatalf("a page goes from number %d to %d", at, now)
 		}
 		at = now

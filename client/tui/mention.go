@@ -25,15 +25,16 @@ func mentions(text, name string) bool {
 		return false
 	}
 	text, name = strings.ToLower(text), strings.ToLower(name)
-	for {
-		i := strings.Index(text, name)
+	for from := 0; ; {
+		i := strings.Index(text[from:], name)
 		if i < 0 {
 			return false
 		}
-		if !continues(backwards(text[:i])) && !continues(text[i+len(name):]) {
+		start := from + i
+		from = start + len(name)
+		if !continues(backwards(text[:start])) && !continues(text[from:]) {
 			return true
 		}
-		text = text[i+len(name):]
 	}
 }
 

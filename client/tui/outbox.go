@@ -64,7 +64,7 @@ func (a *app) sent(r *room, it *item, seq uint64, err error) {
 		if r != a.here {
 			where = " to " + r.name
 		}
-		a.note("Not sent"+where+": %s. Up brings it back: %s", sentence(err), ansi.Truncate(screenLine(it.body), 60, "…"))
+		a.note("Not sent%s: %s. Up brings it back: %s", where, sentence(err), ansi.Truncate(screenLine(it.body), 60, "…"))
 	}
 }
 

@@ -47,7 +47,6 @@ type app struct {
 	notified time.Time
 
 	width, height int
-	dark          bool
 	theme         theme
 	blurred       bool // the terminal has said that it is not being looked at
 	ticking       bool // for those who type
@@ -68,7 +67,7 @@ func newApp(ctx context.Context, o Options) *app {
 	a := &app{
 		o: o, ctx: ctx, feed: newFeed(), memory: recall(o.Folder), display: newDisplay(o.Out),
 		input: newComposer(), lobby: newRoom("", "", "", 0),
-		width: 80, height: 24, dark: true, theme: newTheme(true),
+		width: 80, height: 24, theme: newTheme(true),
 	}
 	a.here = a.lobby
 	a.form = newForm(a)
@@ -182,11 +181,10 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 		a.paste(msg.Content)
 	case tea.WindowSizeMsg:
 		a.width, a.height = msg.Width, msg.Height
-		a.input.setSize(a.width, min(6, a.height-5))
+		a.fit()
 		a.display.forget()
 	case tea.BackgroundColorMsg:
-		a.dark = msg.IsDark()
-		a.theme = newTheme(a.dark)
+		a.theme = newTheme(msg.IsDark())
 	case tea.BlurMsg:
 		a.blurred = true
 		if !a.here.scroll.held {
@@ -200,6 +198,9 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 	a.draw()
 	return a, tea.Batch(a.take()...)
 }
+
+// fit gives the input its size.
+func (a *app) fit() { a.input.setSize(a.width, min(6, a.height-5)) }
 
 // View is not asked for: the display draws.
 func (a *app) View() tea.View { return tea.View{} }

@@ -3,7 +3,6 @@ package tui
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/grpcchatter/grpcchatter/client"
@@ -132,11 +131,7 @@ func (a *app) usersCommand(string) {
 }
 
 func (a *app) roomsCommand(string) {
-	var list []client.ChatRoom
-	a.call(func(ctx context.Context, c *client.Client) (err error) {
-		list, err = c.ListChatRooms(ctx)
-		return err
-	}, func(err error) {
+	a.askRooms(func(list []client.ChatRoom, err error) {
 		if err != nil {
 			a.failed(a.here, "/rooms", err)
 			return
@@ -176,16 +171,21 @@ func (a *app) leaveCommand(string) {
 		a.note("/leave: the room is not connected yet. Try again in a moment.")
 		return
 	}
+	a.end(r, "/leave", (*client.Client).LeaveChatRoom, "You have left %s (%s). /join %s brings you back.", r.name, r.code, r.code)
+}
+
+// end has the server end a room for the user, in one way or another, and then says so.
+func (a *app) end(r *room, command string, ask func(*client.Client, context.Context, string) error, format string, args ...any) {
 	r.ending = true
 	a.call(func(ctx context.Context, c *client.Client) error {
-		return c.LeaveChatRoom(ctx, r.code)
+		return ask(c, ctx, r.code)
 	}, func(err error) {
 		r.ending = false
 		if err != nil {
-			a.failed(r, "/leave", err)
+			a.failed(r, command, err)
 			return
 		}
-		a.drop(r, "You have left %s (%s). /join %s brings you back.", r.name, r.code, r.code)
+		a.drop(r, format, args...)
 	})
 }
 
@@ -200,17 +200,7 @@ func (a *app) deleteCommand(code string) {
 		a.note("This deletes %s and its messages for everybody. If you mean it: /delete %s", r.name, r.code)
 		return
 	}
-	r.ending = true
-	a.call(func(ctx context.Context, c *client.Client) error {
-		return c.DeleteChatRoom(ctx, r.code)
-	}, func(err error) {
-		r.ending = false
-		if err != nil {
-			a.failed(r, "/delete", err)
-			return
-		}
-		a.drop(r, "The room %s has been deleted.", r.name)
-	})
+	a.end(r, "/delete", (*client.Client).DeleteChatRoom, "The room %s has been deleted.", r.name)
 }
 
 func (a *app) logoutCommand(string) {
@@ -297,11 +287,7 @@ func (a *app) create(name, password string) {
 
 // joined looks up what the server calls a room that was joined by its code, and shows it.
 func (a *app) joined(r *room) {
-	var rooms []client.ChatRoom
-	a.call(func(ctx context.Context, c *client.Client) (err error) {
-		rooms, err = c.ListChatRooms(ctx)
-		return err
-	}, func(err error) {
+	a.askRooms(func(rooms []client.ChatRoom, _ error) {
 		for _, info := range rooms {
 			if strings.EqualFold(info.ShortCode, r.code) {
 				r.code, r.name, r.owner = info.ShortCode, info.Name, info.Owner
@@ -323,5 +309,5 @@ func (a *app) joined(r *room) {
 
 // entered takes a room out of those that are being entered.
 func (a *app) entered(r *room) {
-	a.entering = slices.DeleteFunc(a.entering, func(other *room) bool { return other == r })
+	a.entering = without(a.entering, r)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"slices"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/colorprofile"
@@ -76,7 +75,7 @@ func (d *display) write(sequence string) {
 // forget has all of the next picture drawn.
 func (d *display) forget() { d.shown = picture{} }
 
-// draw shows a picture.
+// draw shows a picture, and keeps it.
 func (d *display) draw(p picture) {
 	var b bytes.Buffer
 	for i, row := range p.rows {
@@ -93,7 +92,7 @@ func (d *display) draw(p picture) {
 	if p.cursor != nil {
 		b.WriteString(ansi.CursorPosition(p.cursor.X+1, p.cursor.Y+1) + ansi.SetModeTextCursorEnable)
 	}
-	d.shown = picture{slices.Clone(p.rows), p.cursor, p.title}
+	d.shown = p
 	d.write(ansi.SetModeSynchronizedOutput + ansi.ResetModeTextCursorEnable + b.String() + ansi.ResetModeSynchronizedOutput)
 }
 

@@ -246,7 +246,7 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		}
 		if !strings.EqualFold(a.user, c.UserName()) { // what somebody else has written
 			a.input = newComposer()
-			a.input.setSize(a.width, min(6, a.height-5))
+			a.fit()
 			a.lobby = newRoom("", "", "", 0)
 			a.here = a.lobby
 		}

@@ -290,8 +290,7 @@ func (a *app) drop(r *room, format string, args ...any) {
 		r.leave()
 		a.others.Go(func() { live.Disconnect() })
 	}
-	a.rooms = slices.DeleteFunc(a.rooms, func(other *room) bool { return other == r })
-	a.entering = slices.DeleteFunc(a.entering, func(other *room) bool { return other == r })
+	a.rooms, a.entering = without(a.rooms, r), without(a.entering, r)
 	if r == a.here {
 		a.enterRoom(a.lobby)
 	} else if r.draft != "" {

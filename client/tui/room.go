@@ -238,8 +238,9 @@ func (r *room) forget(it *item) {
 	r.unpend(it)
 }
 
-func without(items []*item, it *item) []*item {
-	return slices.DeleteFunc(items, func(other *item) bool { return other == it })
+// without is a list in which nothing is this.
+func without[T comparable](list []T, this T) []T {
+	return slices.DeleteFunc(list, func(other T) bool { return other == this })
 }
 
 // enter makes the room the one that is looked at: the unread line stands where reading stopped.
@@ -267,7 +268,7 @@ func (r *room) came(name string, at time.Time) {
 }
 
 func (r *room) left(name string, at time.Time) {
-	r.here = slices.DeleteFunc(r.here, func(other string) bool { return other == name })
+	r.here = without(r.here, name)
 	delete(r.typing, name)
 	r.moves++
 	r.notePresence(name+" left", at)

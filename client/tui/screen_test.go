@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,7 +27,11 @@ func member(t *testing.T, s *server, kind terminalKind, user, code string, flags
 // sender is a room by the Go client, of a user who is made.
 func sender(t *testing.T, s *server, user, code string) *client.Room {
 	t.Helper()
-	c := account(t, s, user)
+	return joined(t, account(t, s, user), code)
+}
+
+func joined(t *testing.T, c *client.Client, code string) *client.Room {
+	t.Helper()
 	room, err := c.JoinChatRoom(t.Context(), code, "")
 	if err != nil {
 		t.Fatal(err)
@@ -287,10 +289,7 @@ func TestScreenHistory(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
-	room, err := c.JoinChatRoom(t.Context(), code, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := joined(t, c, code)
 	if err := number(t, room, 5000, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -349,51 +348,6 @@ func TestScreenHistory(t *testing.T) {
 	w.undamaged()
 }
 
-// The server is killed and comes back. What is written meanwhile is shown as pending, and is sent once.
-func TestScreenServerKilled(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	code, _ := s.room(t, "alice", testPassword)
-	alice := member(t, s, ordinary, "alice", code)
-	bob := member(t, s, ordinary, "bob", code, "--register")
-	alice.enter("before")
-	bob.await("  before")
-
-	s.kill()
-	alice.await("○ away: the server cannot be reached")
-	bob.await("○ away")
-	alice.enter("meanwhile 1")
-	alice.enter("meanwhile 2")
-	alice.await("… meanwhile 1", "… meanwhile 2", "2 waiting")
-	alice.golden("away", code)
-	alice.resize(50, 15)
-	alice.await("… meanwhile 1", "… meanwhile 2")
-	alice.resize(80, 24)
-	s.start(t)
-	for _, w := range []*window{alice, bob} {
-		w.await("● connected", "  meanwhile 1", "  meanwhile 2")
-	}
-	alice.awaitGone("… meanwhile")
-	bob.enter("after")
-	for _, w := range []*window{alice, bob} {
-		w.await("  after")
-		for _, line := range []string{"before", "meanwhile 1", "meanwhile 2", "after"} {
-			if n := w.count(line); n != 1 {
-				t.Errorf("%q is shown %d times", line, n)
-			}
-		}
-	}
-
-	s.kill()
-	alice.await("○ away")
-	alice.enter("never")
-	alice.await("… never")
-	alice.enter("/quit")
-	alice.await("Waiting for 1 message to be stored.")
-	alice.ended(1)
-	alice.await("Perhaps not sent: never", "grpcchatter: 1 message had not been stored yet and may be lost")
-}
-
 // Unread counts and the unread line, in a room that is not shown, and over a restart.
 func TestScreenUnread(t *testing.T) {
 	t.Parallel()
@@ -437,116 +391,6 @@ func TestScreenUnread(t *testing.T) {
 	if screen := again.settled(); strings.Index(screen, "─ new ─") < strings.Index(screen, "hello alice") {
 		t.Error("the unread line stands too high")
 	}
-}
-
-// A room that ends while another one is looked at, or while something is being written in it, is told of; what was being
-// written is still there.
-func TestScreenRoomEnds(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	code, c := s.room(t, "alice", testPassword)
-	other, err := c.CreateChatRoom(t.Context(), "Another", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	account(t, s, "bob")
-	w := member(t, s, ordinary, "bob", code)
-	w.enter("/join " + other)
-	w.await("Another · " + other)
-	w.keys("M-Down")
-	w.await("Lobby · " + code)
-	w.types("half a sentence")
-	if err := c.DeleteChatRoom(t.Context(), other); err != nil {
-		t.Fatal(err)
-	}
-	w.await("Another ("+other+"): ", "Lobby · "+code)
-	if err := c.DeleteChatRoom(t.Context(), code); err != nil {
-		t.Fatal(err)
-	}
-	w.await("Lobby ("+code+"): ", "○ in no room")
-	w.awaitInput("half a sentence")
-}
-
-// Messages that are not stored yet are not given up without a word: not by /logout, nor by an account that is no more.
-func TestScreenUnsent(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	code, _ := s.room(t, "alice", testPassword)
-	w := member(t, s, ordinary, "alice", code)
-	s.kill()
-	w.await("○ away")
-	w.enter("never sent")
-	w.await("… never sent")
-	w.enter("/logout")
-	w.await("Not stored yet: 1 message.")
-	w.enter("/logout")
-	w.await("1 message may not have been")
-	w.keys("C-c")
-	w.ended(1)
-	w.await("Perhaps not sent: never sent", "grpcchatter: 1 message had not been stored yet and may be lost")
-
-	// The account is no more.
-	s.start(t)
-	w = member(t, s, ordinary, "alice", code)
-	s.kill()
-	w.await("○ away")
-	w.enter("never either")
-	w.await("… never either")
-	if out, err := exec.Command(program, "user", "disable", "alice", "--database-url", "sqlite:"+s.db).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	s.start(t)
-	w.await("Account", "message may not have been")
-	w.keys("C-c")
-	w.ended(1)
-	w.await("Perhaps not sent: never either")
-}
-
-// The terminal is closed: what has been read is remembered.
-func TestScreenHangup(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	code, c := s.room(t, "alice", testPassword)
-	room, err := c.JoinChatRoom(t.Context(), code, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	account(t, s, "bob")
-	w := member(t, s, ordinary, "bob", code)
-	says(t, room, "seen")
-	w.await("  seen")
-	w.run("set-option", "remain-on-exit", "on")
-	pid := w.pid()
-	w.run("respawn-pane", "-k", "cat") // the terminal of the program is closed
-	eventually(t, func() string { return fmt.Sprint(syscall.Kill(pid, 0)) }, func(s string) bool { return s != "<nil>" }, "the end of the program")
-	says(t, room, "not seen")
-	w = openWindow(t, terminalKind{width: 80, height: 24, config: w.config}, "--password", testPassword)
-	w.await("─ new ─", "not seen")
-	screen := w.settled()
-	if strings.Index(screen, "─ new ─") < strings.Index(screen, "  seen") {
-		t.Error("the unread line stands too high")
-	}
-}
-
-// The server is away at the start, and the token of the last time is there: nothing has to be typed.
-func TestScreenServerComesLater(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	code, _ := s.room(t, "alice", testPassword)
-	w := openWindow(t, ordinary, "--server", s.url(), "--user", "alice")
-	w.await("Password")
-	w.types(testPassword)
-	w.keys("Down", "Down", "y")
-	w.await("[x] yes")
-	w.keys("Enter")
-	w.await("Lobby · " + code)
-	w.keys("C-d")
-	w.ended(0)
-	s.kill()
-	w = openWindow(t, terminalKind{width: 80, height: 24, config: w.config})
-	w.await("The server cannot be reached")
-	s.start(t)
-	w.await("Lobby · "+code, "● connected")
 }
 
 // A token is kept if the person says so, in a file of mode 0600; a password never is.
@@ -601,48 +445,13 @@ func TestScreenStay(t *testing.T) {
 	refused.await("Lobby · " + code)
 }
 
-// Nothing in a message or a name is obeyed by the terminal, or breaks the layout.
-func TestScreenHarmlessText(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	_, c := s.room(t, "alice", testPassword)
-	code, err := c.CreateChatRoom(t.Context(), "Ünicode 长 room", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := openWindow(t, terminalKind{width: 100, height: 24}, "--server", s.url(), "--user", "alice", "--password", testPassword, "--room", code)
-	w.await(" Ünicode 长 room · " + code)
-	says(t, sender(t, s, "bob", code),
-		"\x1b[2J\x1b[H\x1b]0;title\a\u009b31m\u202eback\x08\nbob  12:34\n  I did not say this",
-		"汉字 and 😀 and 👨‍👩‍👧 and שלום עולם and مرحبا",
-		"e\u0301 a\u0308 "+strings.Repeat("\u0301", 50)+"|",
-		"\ttab\n    four", strings.Repeat("长", 60), strings.Repeat("x", 120))
-	w.await("  ␛[2J␛[H␛]0;title␇<U+009B>31m<U+202E>back␈", "  bob  12:34", "    I did not say this", "汉字 and 😀", "    tab")
-	rows := strings.Split(strings.TrimSuffix(w.settled(), "\n"), "\n")
-	if len(rows) != 24 || !strings.HasPrefix(rows[0], " Ünicode") || !strings.HasPrefix(rows[22], ">") {
-		t.Errorf("the layout is broken")
-	}
-	for _, row := range rows[1:20] { // the lists left and right are where they were
-		if !strings.Contains(row, "│") || strings.Count(row, "│") != 2 {
-			t.Errorf("a row has lost its edges: %q", row)
-		}
-	}
-	w.undamaged()
-	if title := w.run("display-message", "-p", "#{pane_title}"); strings.HasPrefix(title, "title") {
-		t.Errorf("the title of the terminal was changed to %q", title)
-	}
-}
-
 // What is typed stays whole when others write, when it is longer than the terminal is wide, when it is pasted, and when
 // the terminal changes its size.
 func TestScreenInput(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	code, c := s.room(t, "alice", testPassword)
-	room, err := c.JoinChatRoom(t.Context(), code, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := joined(t, c, code)
 	w := member(t, s, ordinary, "alice", code)
 	w.types("你好世界 😀 and")
 	w.awaitInput("你好世界 😀 and")
@@ -749,42 +558,6 @@ func TestScreenNotify(t *testing.T) {
 	}
 }
 
-// A flood of messages: all are there at last, in order, and the input takes keys meanwhile.
-func TestScreenFlood(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	code, _ := s.room(t, "alice", testPassword)
-	w := member(t, s, ordinary, "alice", code)
-	bob := sender(t, s, "bob", code)
-	sent := make(chan error, 1)
-	go func() {
-		sent <- number(t, bob, 6000, 200*time.Microsecond)
-	}()
-	w.await("number")
-	text := ""
-	for _, c := range strings.Split("typed in the flood", "") {
-		w.types(c)
-		text = strings.TrimRight(text+c, " ")
-		w.awaitInput(text)
-		text += strings.Repeat(" ", len(c)-len(strings.TrimRight(c, " ")))
-	}
-	if err := <-sent; err != nil {
-		t.Fatal(err)
-	}
-	w.await("number 6000")
-	rows := w.settled()
-	w.undamaged()
-	next := 0
-	for _, m := range regexp.MustCompile(`number (\d+)`).FindAllStringSubmatch(rows, -1) {
-		var n int
-		fmt.Sscan(m[1], &n)
-		if next != 0 && n != next {
-			t.Errorf("number %d stands where %d should", n, next)
-		}
-		next = n + 1
-	}
-}
-
 func TestScreenPlain(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -795,37 +568,4 @@ func TestScreenPlain(t *testing.T) {
 	w.await("Z alice: /help\n")
 	w.keys("C-d")
 	w.ended(0)
-}
-
-// The terminal is given back as it was, whenever the program is made to leave.
-func TestScreenIsGivenBack(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	code, _ := s.room(t, "alice", testPassword)
-	flags := []string{"--server", s.url(), "--user", "alice"}
-	in := append(flags, "--password", testPassword, "--room", code)
-	for _, test := range []struct {
-		name  string
-		flags []string
-		until string
-		leave func(w *window)
-	}{
-		{"Ctrl-C in the form", flags, "Password", func(w *window) { w.keys("C-c") }},
-		{"Ctrl-D in the form", flags, "Password", func(w *window) { w.keys("C-d") }},
-		{"SIGTERM in the form", flags, "Password", func(w *window) { w.signal(syscall.SIGTERM) }},
-		{"Ctrl-C in a room", in, "● connected", func(w *window) { w.keys("C-c") }},
-		{"SIGINT in a room", in, "● connected", func(w *window) { w.signal(syscall.SIGINT) }},
-		{"Ctrl-Z where no shell goes on with it", in, "● connected", func(w *window) {
-			w.keys("C-z")
-			eventually(t, func() string { w.types("x"); return w.input() }, func(s string) bool { return strings.HasPrefix(s, "> x") }, "> x")
-			w.keys("C-c", "C-c")
-		}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			w := openWindow(t, ordinary, test.flags...)
-			w.await(test.until)
-			test.leave(w)
-			w.ended(0)
-		})
-	}
 }

@@ -60,7 +60,6 @@ type look struct {
 type pane struct {
 	r             *room
 	theme         *theme
-	dark          bool
 	width, height int
 }
 
@@ -76,7 +75,7 @@ func (p *pane) at(i int) *item {
 // rows are the rows of an item.
 func (p *pane) rows(i int) []string {
 	it := p.at(i)
-	l := look{dark: p.dark, kind: it.kind}
+	l := look{dark: p.theme.dark, kind: it.kind}
 	l.unread = p.r.unreadLine != 0 && it.kind == stored && it.seq >= p.r.unreadLine && (i == 0 || p.before(i) < p.r.unreadLine)
 	if i == 0 {
 		l.day, l.head = true, true

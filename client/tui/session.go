@@ -15,11 +15,7 @@ const maxOpen = 200
 
 // begin opens the user's rooms after a log-in.
 func (a *app) begin() {
-	var list []client.ChatRoom
-	a.call(func(ctx context.Context, c *client.Client) (err error) {
-		list, err = c.ListChatRooms(ctx)
-		return err
-	}, func(err error) {
+	a.askRooms(func(list []client.ChatRoom, err error) {
 		switch {
 		case a.ended(err):
 			return
@@ -44,6 +40,15 @@ func (a *app) begin() {
 		}
 		a.o.Create, a.o.Room, a.o.RoomPassword = "", "", ""
 	})
+}
+
+// askRooms asks for the list of the user's rooms.
+func (a *app) askRooms(done func([]client.ChatRoom, error)) {
+	var list []client.ChatRoom
+	a.call(func(ctx context.Context, c *client.Client) (err error) {
+		list, err = c.ListChatRooms(ctx)
+		return err
+	}, func(err error) { done(list, err) })
 }
 
 // merge takes the list of the user's rooms, and joins those that are new. It returns the one that was shown last time,

@@ -14,6 +14,7 @@ import (
 type theme struct {
 	faint, bold, bar, alert, mention, good, chosen lipgloss.Style
 	names                                          []lipgloss.Style // of senders
+	dark                                           bool
 }
 
 // newTheme returns the theme for a dark or a light background: the bright colours, or the others.
@@ -25,6 +26,7 @@ func newTheme(dark bool) theme {
 	plain := lipgloss.NewStyle()
 	coloured := func(c color.Color) lipgloss.Style { return plain.Foreground(c).Bold(true) }
 	t := theme{
+		dark:    dark,
 		faint:   plain.Faint(true),
 		bold:    plain.Bold(true),
 		bar:     plain.Reverse(true),

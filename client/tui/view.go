@@ -84,7 +84,7 @@ func (a *app) pane() *pane { return a.paneOf(a.here) }
 
 func (a *app) paneOf(r *room) *pane {
 	m := a.measure()
-	return &pane{r: r, theme: &a.theme, dark: a.dark, width: m.middle, height: m.body}
+	return &pane{r: r, theme: &a.theme, width: m.middle, height: m.body}
 }
 
 func (a *app) chatView() ([]string, *tea.Cursor) {
@@ -131,10 +131,10 @@ func (a *app) messages(m measures) []string {
 	if a.question != nil {
 		return rows
 	}
-	line, _, _ := a.input.around()
-	list := matching(line)
-	if !strings.HasPrefix(a.input.value(), "/") {
-		list = nil
+	var list []command
+	if strings.HasPrefix(a.input.value(), "/") {
+		line, _, _ := a.input.around()
+		list = matching(line)
 	}
 	if len(list) > m.body {
 		list = list[:m.body]

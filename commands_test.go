@@ -131,11 +131,12 @@ func (p *runningProgram) addrs(t testing.TB, n int) (addrs []string) {
 			t.Fatalf("the server has ended: %s", p.log())
 		default:
 		}
+		said := p.stdout() // once: more may come between two looks
 		addrs = nil
-		for _, m := range readyLine.FindAllStringSubmatch(p.stdout(), -1) {
+		for _, m := range readyLine.FindAllStringSubmatch(said, -1) {
 			addrs = append(addrs, m[1])
 		}
-		return strings.Contains(p.stdout(), "To stop")
+		return strings.Contains(said, "To stop")
 	})
 	if len(addrs) != n {
 		t.Fatalf("ready on %v, want %d addresses", addrs, n)

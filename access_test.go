@@ -151,7 +151,7 @@ func TestTokens(t *testing.T) {
 	}
 	mallory := r.login("mallory")
 	_, err = rawCall(t, conn, bearerHeader(must(theirs.roomToken(user{ID: 3}, roomClaims{RoomID: 1}))), current+"ListMessages")
-	wantError(t, err, codes.Unauthenticated, "TOKEN_INVALID")
+	wantError(t, err, codes.PermissionDenied, "ROOM_ACCESS_DENIED")
 	for _, id := range []int64{0, -1, 2, 1<<63 - 1} {
 		_, err = rawCall(t, conn, bearerHeader(must(theirs.roomToken(alice, roomClaims{RoomID: id}))), current+"ListMessages")
 		wantError(t, err, codes.NotFound, "ROOM_DELETED")

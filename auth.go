@@ -114,9 +114,6 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 	if c.restored = cl.History != a.history.ID; c.restored && audience == audienceRoom {
 		void, late = errHistoryRestored, errHistoryRestored
 	}
-	if expired {
-		return c, late
-	}
 	id, err := strconv.ParseInt(cl.Subject, 10, 64)
 	switch {
 	case err != nil:
@@ -142,9 +139,14 @@ func (a *auth) authenticate(ctx context.Context, audience, token string) (c call
 			return c, errRoomDeleted
 		case err != nil:
 			return c, err
-		case !room.IsMember: // a new token is to be had without a password, where a room has none
+		case !room.IsMember && c.restored: // it may have joined after the backup
 			return c, void
+		case !room.IsMember: // not errTokenInvalid, or a client would join a room without a password anew
+			return c, errNoLongerMember
 		}
+	}
+	if expired { // told last, for the same reason
+		return c, late
 	}
 	u.Hash = "" // a stream keeps the rest for as long as it lives
 	return caller{user: u, room: cl.roomClaims, restored: c.restored}, nil
@@ -183,7 +185,7 @@ func (a *auth) stillValid(ctx context.Context, c caller) error {
 	case !room:
 		return errRoomDeleted
 	case !member:
-		return errRemoved
+		return errNoLongerMember
 	}
 	return nil
 }

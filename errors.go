@@ -91,13 +91,14 @@ func (e *apiError) saying(message string) *apiError {
 
 // What comes about by a change of an account, a room or its members.
 var (
-	errRemoved       = errRoomAccessDenied.saying("You are no longer a member of this room: the owner or an administrator has removed you.")
-	errBanned        = errRoomAccessDenied.saying("You are banned from this room, by its owner or an administrator.")
-	errLeft          = errRoomAccessDenied.saying("You have left this room.")
-	errBanAdmin      = errMemberProtected.saying("An administrator cannot be banned from a room.")
-	errNoMember      = errUserNotFound.saying("The room has no member of this name.")
-	errNoBan         = errUserNotFound.saying("Nobody of this name is banned from the room.")
-	errWrongPassword = errInvalidCredentials.saying("The password is wrong.")
+	errNoLongerMember = errRoomAccessDenied.saying("You are no longer a member of this room: you have left it, or its owner or an administrator has removed you.")
+	errRemoved        = errRoomAccessDenied.saying("You are no longer a member of this room: the owner or an administrator has removed you.")
+	errBanned         = errRoomAccessDenied.saying("You are banned from this room, by its owner or an administrator.")
+	errLeft           = errRoomAccessDenied.saying("You have left this room.")
+	errBanAdmin       = errMemberProtected.saying("An administrator cannot be banned from a room.")
+	errNoMember       = errUserNotFound.saying("The room has no member of this name.")
+	errNoBan          = errUserNotFound.saying("Nobody of this name is banned from the room.")
+	errWrongPassword  = errInvalidCredentials.saying("The password is wrong.")
 )
 
 var errTooManyOpen = errRateLimited.saying(fmt.Sprintf("Your address has %d calls without a token already.", maxOpenCalls))

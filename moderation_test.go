@@ -44,8 +44,8 @@ func TestModeration(t *testing.T) {
 		}
 		wantEnd(t, "the original's stream", old.end(t, patience), "PermissionDenied ROOM_ACCESS_DENIED")
 		witness.wantKind(pb.ChatEventKind_USER_LEFT, "bob")
-		r.must(401, "TOKEN_INVALID", "GET", path+"/messages", token, "")
-		r.must(401, "TOKEN_INVALID", "POST", path+"/messages", token, `{"body":"x"}`)
+		r.must(403, "ROOM_ACCESS_DENIED", "GET", path+"/messages", token, "")
+		r.must(403, "ROOM_ACCESS_DENIED", "POST", path+"/messages", token, `{"body":"x"}`)
 		r.must(404, "ROOM_NOT_FOUND", "GET", path+"/members", bob, "")
 		elsewhere.send(&pb.ChatRequest{Body: "here"})
 		elsewhere.wantMessage(1, "bob", "here", "")

@@ -323,6 +323,11 @@ func TestOpenAPI(t *testing.T) {
 		want(409, "MEMBER_PROTECTED", call(p, id, path+"owner", owner, ""))
 	}
 	want(404, "USER_NOT_FOUND", call(p, "unban", of["unban"], owner, ""))
+	left := join(stranger, team, `{"room_password":""}`)
+	want(200, "", call(p, "removeMember", "/rooms/"+team+"/members/stranger", stranger, ""))
+	for _, c := range [][2]string{{"listUsers", "/users"}, {"listMessages", "/messages"}, {"postMessage", "/messages"}} {
+		want(403, "ROOM_ACCESS_DENIED", call(p, c[0], "/rooms/"+team+c[1], left, `{"body":"x"}`))
+	}
 	for _, id := range []string{"listMembers", "removeMember", "ban", "listBans", "unban"} {
 		want(200, "", call(p, id, of[id], owner, ""))
 	}

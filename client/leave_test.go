@@ -98,6 +98,39 @@ func TestLeaveWhileReconnecting(t *testing.T) {
 	}
 }
 
+// A device that was away when the user left, for longer than its tokens live too, does not take the user back into the room.
+func TestLeaveWhileAway(t *testing.T) {
+	for name, c := range map[string]struct {
+		duration string // of tokens
+		away     time.Duration
+	}{"shortly": {"24h", 0}, "for long": {"1s", 2500 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t, "--token-duration="+c.duration)
+			p := startProxy(t, s)
+			code := createRoom(t, newUser(t, s.addr, "ann"))
+			device, bob := newUser(t, p.addr(), "bob"), newClient(t, s.addr)
+			login(t, bob, "bob")
+			r := join(t, device, code)
+			p.set(true, true)
+			p.cut()
+			if err := bob.LeaveChatRoom(t.Context(), code); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(c.away)
+			p.set(false, false)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if _, err := r.Receive(ctx); !errors.Is(err, client.ErrRoomAccessDenied) {
+				t.Errorf("Receive: %v", err)
+			}
+			if rooms, err := bob.ListChatRooms(t.Context()); err != nil || len(rooms) > 0 {
+				t.Errorf("bob is a member again: %v %v", rooms, err)
+			}
+		})
+	}
+}
+
 // Accounts of old databases have names that are no segment of a path.
 func TestLeaveWithOldName(t *testing.T) {
 	s := startServer(t)

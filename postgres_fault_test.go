@@ -201,7 +201,8 @@ func TestPostgresOneServer(t *testing.T) {
 		stolen <- err
 	}()
 	time.Sleep(200 * time.Millisecond) // it waits in the queue
-	execSQL(t, db, fmt.Sprintf(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %d AND granted`, pgServerLock))
+	execSQL(t, db, fmt.Sprintf(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %d AND granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, pgServerLock)) // not those of other tests
 	if err := <-stolen; err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"charm.land/bubbles/v2/textinput"
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -109,6 +110,7 @@ func runScreen(ctx context.Context, o Options) error {
 
 func (a *app) Init() tea.Cmd {
 	a.display.open()
+	a.display.write(ansi.RequestBackgroundColor)
 	a.signInAtOnce()
 	a.keepRemembering()
 	a.draw()
@@ -173,8 +175,7 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 		msg()
 	case drawn:
 		a.drawing = false
-	case resumed:
-		a.display.forget()
+	case resumed: // to draw
 	case tea.KeyPressMsg:
 		a.press(msg)
 	case tea.PasteMsg:

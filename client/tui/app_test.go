@@ -48,9 +48,9 @@ func BenchmarkKey(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					a.Update(tea.KeyPressMsg{Code: 'x', Text: "x"})
-					a.display.draw(a.picture())
+					a.display.turnTo(a.picture())
 					a.Update(tea.KeyPressMsg{Code: tea.KeyBackspace})
-					a.display.draw(a.picture())
+					a.display.turnTo(a.picture())
 				}
 			})
 		}
@@ -69,7 +69,7 @@ func BenchmarkFlood(b *testing.B) {
 			n++
 		}
 		a.Update(fed{})
-		a.display.draw(a.picture())
+		a.display.turnTo(a.picture())
 	}
 }
 

@@ -1,9 +1,11 @@
 package tui
 
 import (
-	"bytes"
 	"io"
 	"os"
+	"strings"
+	"sync"
+	"time"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/colorprofile"
@@ -17,16 +19,31 @@ type picture struct {
 	title  string // of the window
 }
 
-// display writes pictures to a terminal. A row that has changed is erased and written whole, from its first column on.
+// display shows pictures on a terminal. A row that has changed is erased and written whole, from its first column on.
 //
 // Bubble Tea has a renderer for this. It models every cell, moves what has moved by scrolling regions, and writes only the
 // cells that differ: on a screen of messages with wide characters that leaves rows behind that are doubled or shifted
 // (charmbracelet/ultraviolet issues 137 and 164), and there is no option against it. A row that is written whole is right
 // again whatever the terminal makes of a character's width.
+//
+// A goroutine writes, so that a terminal which is slower than the chat (a narrow line, a reader that is stopped) holds up
+// nothing but itself: of the pictures that come meanwhile it gets the last.
 type display struct {
-	out   io.Writer // with the colours that the terminal has; none with NO_COLOR
-	shown picture   // nil rows: nothing is known of the screen
-	taken bool
+	out   io.Writer     // with the colours that the terminal has; none with NO_COLOR. The writer's, as shown is
+	shown picture       // nil rows: nothing is known of the screen
+	wake  chan struct{} // there is something to write; holds one
+	ended chan struct{} // closed when the writer has ended
+
+	mu   sync.Mutex // guards todo
+	todo work
+}
+
+// work is what a display's writer is to do.
+type work struct {
+	sequence string   // to write as it is, first
+	forget   bool     // all of the next picture is to be written
+	picture  *picture // to be shown; nil: none
+	last     bool     // the writer is to end
 }
 
 // muted is a terminal to set up and to ask for its size, but not to write to.
@@ -38,7 +55,9 @@ func (m muted) Close() error                { return m.f.Close() }
 func (m muted) Fd() uintptr                 { return m.f.Fd() }
 
 func newDisplay(out io.Writer) *display {
-	return &display{out: colorprofile.NewWriter(out, os.Environ())}
+	d := &display{out: colorprofile.NewWriter(out, os.Environ()), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	close(d.ended)
+	return d
 }
 
 const (
@@ -53,31 +72,79 @@ const (
 	pushKittyKeyboard, popKittyKeyboard = "\x1b[>1u", "\x1b[<1u"
 )
 
-// open takes the terminal, and asks it for its background colour.
+// maxSequence is how many bytes of sequences wait for a terminal at most.
+const maxSequence = 4096
+
+// goodbye is how long close waits for a terminal that takes nothing.
+const goodbye = time.Second
+
+// open takes the terminal.
 func (d *display) open() {
-	d.taken = true
-	d.write(enterScreen + ansi.RequestBackgroundColor)
+	<-d.ended // of before a suspension
+	d.ended = make(chan struct{})
+	d.do(func(todo *work) { *todo = work{sequence: enterScreen, forget: true} })
+	go d.run(d.ended)
 }
 
 // close gives the terminal back.
 func (d *display) close() {
-	if d.taken {
-		d.taken = false
-		d.write(leaveScreen)
+	d.do(func(todo *work) { *todo = work{sequence: todo.sequence + leaveScreen, last: true} })
+	select {
+	case <-d.ended:
+	case <-time.After(goodbye):
 	}
 }
 
-// write writes a sequence that is no part of a picture.
+// write writes a sequence that is no part of a picture; not if too many are waiting.
 func (d *display) write(sequence string) {
-	_, _ = io.WriteString(d.out, sequence) // a terminal that is gone ends the program by SIGHUP
+	d.do(func(todo *work) {
+		if len(todo.sequence)+len(sequence) <= maxSequence {
+			todo.sequence += sequence
+		}
+	})
 }
 
-// forget has all of the next picture drawn.
-func (d *display) forget() { d.shown = picture{} }
+// forget has all of the next picture written.
+func (d *display) forget() { d.do(func(todo *work) { todo.forget = true }) }
 
 // draw shows a picture, and keeps it.
-func (d *display) draw(p picture) {
-	var b bytes.Buffer
+func (d *display) draw(p picture) { d.do(func(todo *work) { todo.picture = &p }) }
+
+func (d *display) do(change func(*work)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change(&d.todo)
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run is the writer.
+func (d *display) run(ended chan<- struct{}) {
+	defer close(ended)
+	for range d.wake {
+		d.mu.Lock()
+		todo := d.todo
+		d.todo = work{}
+		d.mu.Unlock()
+		if todo.forget {
+			d.shown = picture{}
+		}
+		text := todo.sequence
+		if todo.picture != nil {
+			text += d.turnTo(*todo.picture)
+		}
+		_, _ = io.WriteString(d.out, text) // a terminal that is gone ends the program by SIGHUP
+		if todo.last {
+			return
+		}
+	}
+}
+
+// turnTo returns what makes the picture that is shown another one.
+func (d *display) turnTo(p picture) string {
+	var b strings.Builder
 	for i, row := range p.rows {
 		if d.shown.rows == nil || len(d.shown.rows) != len(p.rows) || d.shown.rows[i] != row {
 			b.WriteString(ansi.CursorPosition(1, i+1) + ansi.ResetStyle + ansi.EraseEntireLine + row)
@@ -87,13 +154,13 @@ func (d *display) draw(p picture) {
 		b.WriteString(ansi.SetWindowTitle(p.title))
 	}
 	if b.Len() == 0 && sameCursor(p.cursor, d.shown.cursor) {
-		return
+		return ""
 	}
 	if p.cursor != nil {
 		b.WriteString(ansi.CursorPosition(p.cursor.X+1, p.cursor.Y+1) + ansi.SetModeTextCursorEnable)
 	}
 	d.shown = p
-	d.write(ansi.SetModeSynchronizedOutput + ansi.ResetModeTextCursorEnable + b.String() + ansi.ResetModeSynchronizedOutput)
+	return ansi.SetModeSynchronizedOutput + ansi.ResetModeTextCursorEnable + b.String() + ansi.ResetModeSynchronizedOutput
 }
 
 func sameCursor(a, b *tea.Cursor) bool {
@@ -116,9 +183,9 @@ func (d *display) suspend() tea.Cmd {
 type stop struct{ d *display }
 
 func (s *stop) Run() error {
-	s.d.write(leaveScreen)
+	s.d.close()
 	stopProcess()
-	s.d.write(enterScreen)
+	s.d.open()
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -230,6 +231,47 @@ func TestScreenFlood(t *testing.T) {
 		}
 		next = n + 1
 	}
+}
+
+// A terminal that takes no output holds up nothing but itself: afterwards it shows what there is then, and meanwhile SIGTERM
+// ends the program.
+func TestScreenBlocked(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := member(t, s, ordinary, "alice", code)
+	bob := sender(t, s, "bob", code)
+	tmux, err := strconv.Atoi(strings.TrimSpace(w.run("display-message", "-p", "#{pid}")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := func(sig syscall.Signal) {
+		if err := syscall.Kill(tmux, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer stopped(syscall.SIGCONT)
+	flood := func() {
+		t.Helper()
+		if err := number(t, bob, 300, 10*time.Millisecond); err != nil { // some ninety pictures, where a pipe holds few
+			t.Fatal(err)
+		}
+	}
+	stopped(syscall.SIGSTOP)
+	flood()
+	stopped(syscall.SIGCONT)
+	w.await("number 300")
+	w.undamaged()
+
+	stopped(syscall.SIGSTOP)
+	flood()
+	pid := w.pid()
+	w.signal(syscall.SIGTERM)
+	eventually(t, func() string {
+		return fmt.Sprint(syscall.Kill(pid, 0))
+	}, func(s string) bool { return s == syscall.ESRCH.Error() }, "the end of the program")
+	stopped(syscall.SIGCONT)
+	w.await("status 0")
 }
 
 // The terminal is given back as it was, whenever the program is made to leave.

@@ -93,7 +93,7 @@ func (s *chatServer) CreateChatRoom(ctx context.Context, req *pb.CreateChatRoomR
 
 func checkRoomName(name string) error {
 	if n := utf8.RuneCountInString(name); n < 1 || n > maxRoomName || !readable(name) {
-		return invalid("room_name", fmt.Sprintf("A room name has 1 to %d characters, not all of them invisible, and no control characters.", maxRoomName))
+		return invalid("room_name", fmt.Sprintf("A room name has 1 to %d characters: not only invisible ones, no control characters, and none that turn the direction of text.", maxRoomName))
 	}
 	return nil
 }
@@ -139,11 +139,7 @@ func readCode(code string) (string, error) {
 
 func (s *chatServer) DeleteChatRoom(ctx context.Context, req *pb.DeleteChatRoomRequest) (*emptypb.Empty, error) {
 	u := callerOf(ctx).user
-	code, err := readCode(req.GetShortCode())
-	if err != nil {
-		return nil, err
-	}
-	room, err := s.room(ctx, u, code, u.mayChange)
+	room, err := s.room(ctx, u, req.GetShortCode(), u.mayChange)
 	if err != nil {
 		return nil, err
 	}
@@ -281,14 +277,21 @@ func (s *chatServer) ListMessages(ctx context.Context, req *pb.ListMessagesReque
 }
 
 // Chat is the stream of a session.
-func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error {
+func (s *chatServer) Chat(ss pb.GRPCChatter_ChatServer) error { return s.chat(ss, false) }
+
+// chat serves a gRPC stream, of the original's protocol or of ours.
+func (s *chatServer) chat(ss grpc.ServerStream, original bool) error {
 	ctx := ss.Context()
 	leave, proxied, err := s.enterByProxy(ctx, peerOfCall(ctx))
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return s.serve(ctx, rpc{ss, proxied}, false)
+	var t transport = rpc{ss, proxied}
+	if original {
+		t = originalRPC{rpc{ss, proxied}}
+	}
+	return s.serve(ctx, t, original)
 }
 
 // enterByProxy counts a stream that a trusted proxy passes on, until leave: the limit of connections by address does not see
@@ -354,9 +357,7 @@ func (s *chatServer) post(ctx context.Context, body, clientMessageID string) (ui
 		return 0, err
 	}
 	p, err := s.hub.poster(ctx, c.room.RoomID, c.user)
-	if errors.Is(err, errNotFound) {
-		return 0, errRoomDeleted
-	} else if err != nil {
+	if err != nil {
 		return 0, err
 	}
 	defer p.drop()

@@ -255,7 +255,9 @@ func publishBatch(r *room, msgs []message, at time.Duration) {
 		if sub.s.posted != nil {
 			sub.s.posted <- msgs[i].Seq
 		}
-		<-sub.s.slots
+		if sub.s.own == nil {
+			<-sub.s.slots
+		}
 		if sub.s.gone.Load() {
 			sub.s.notify() // a half-closed stream ends when its last slot is free
 		}

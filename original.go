@@ -27,16 +27,8 @@ func originalDesc() *grpc.ServiceDesc {
 	desc := pb.GRPCChatter_ServiceDesc
 	desc.ServiceName = originalService
 	desc.Streams = []grpc.StreamDesc{{
-		StreamName: "Chat",
-		Handler: func(srv any, ss grpc.ServerStream) error {
-			s, ctx := srv.(*chatServer), ss.Context()
-			leave, _, err := s.enterByProxy(ctx, peerOfCall(ctx))
-			if err != nil {
-				return err
-			}
-			defer leave()
-			return s.serve(ctx, originalRPC{rpc{ServerStream: ss}}, true)
-		},
+		StreamName:    "Chat",
+		Handler:       func(srv any, ss grpc.ServerStream) error { return srv.(*chatServer).chat(ss, true) },
 		ServerStreams: true,
 		ClientStreams: true,
 	}}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
@@ -40,6 +43,56 @@ func TestNeverOpensChat(t *testing.T) {
 		if e.Body != fmt.Sprint(i) {
 			t.Fatalf("who came late got %q as message %d since its join", e.Body, i)
 		}
+	}
+}
+
+// Who sends by the original's protocol and does not read waits in its own stream, as everybody does: what it has sent and its
+// cursor has not passed is bounded. When it reads, all goes on.
+func TestOriginalUnread(t *testing.T) {
+	t.Parallel()
+	const big, own = 100, 3000
+	r := newChatRoom(t, nil, "alice", "bob")
+	conn := r.connect()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := conn.NewStream(asOriginal(ctx, originalJoin(t, conn, r.users["alice"], r.code)), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/proto.GRPCChatter/Chat")
+	if err == nil {
+		_, err = stream.Header()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := openDevice(t, r.api, r.tokens["bob"], 0)
+	for i := range big { // more than the window of a stream
+		bob.say(t, fmt.Sprint(i), strings.Repeat("x", 4000))
+	}
+	bob.await(t, big)
+	sent := make(chan error, 1)
+	go func() {
+		for i := range own {
+			if err := stream.SendMsg(&pb.ChatRequest{Body: fmt.Sprint(i)}); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	const most = big + maxInFlight
+	bob.await(t, most)
+	time.Sleep(300 * time.Millisecond)
+	page, err := r.api.ListMessages(withToken(ctx, r.tokens["bob"]), &pb.ListMessagesRequest{Limit: 1})
+	if err != nil || page.GetMessages()[0].GetSeq() != most {
+		t.Errorf("of one who does not read, this is stored: %v, %v", page, err)
+	}
+	for i := range big {
+		var e pb.ChatEvent
+		if err := stream.RecvMsg(&e); err != nil || e.GetUserName() != "bob" {
+			t.Fatalf("message %d: %v, %v", i, &e, err)
+		}
+	}
+	bob.await(t, big+own)
+	if err := <-sent; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -8,7 +8,8 @@ import (
 	"github.com/grpcchatter/grpcchatter/pb"
 )
 
-// maxInFlight is how many messages of one session may wait: to be committed, or for their answer to be sent.
+// maxInFlight is how many messages of one session may wait: to be committed, for their answer to be sent, or to be passed over
+// where the sender does not get them.
 const maxInFlight = 1024
 
 // session is one open stream, a cursor into its room; or a post of one message, which is no part of it. Its methods are
@@ -41,7 +42,7 @@ type session struct {
 
 	mu      sync.Mutex // guards the fields below
 	private []answer
-	own     map[uint64]struct{} // the seqs that this session sent and has not met again; nil: not asked for
+	own     map[uint64]struct{} // the seqs that this session sent and its cursor has not passed, each with its slot; nil: not asked for
 	err     error               // why it ended; valid when done is closed
 }
 
@@ -181,13 +182,28 @@ func (s *session) stored(seq uint64) {
 	s.own[seq] = struct{}{}
 }
 
-// sentIt tells whether this session sent the message seq. It may be asked once.
+// sentIt tells whether this session sent the message seq.
 func (s *session) sentIt(seq uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, ok := s.own[seq]
-	delete(s.own, seq)
 	return ok
+}
+
+// passed forgets the session's own messages up to the cursor, and gives back their slots: who does not read cannot go on
+// sending, for nothing else would bound them.
+func (s *session) passed() {
+	if s.own == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for seq := range s.own {
+		if seq <= s.seq {
+			delete(s.own, seq)
+			<-s.slots // never blocks
+		}
+	}
 }
 
 // answer sends an event to this stream alone. The message that it answers holds a slot, which is given back

@@ -136,9 +136,7 @@ func (s *chatServer) open(ctx context.Context, afterSeq *uint64, original bool) 
 		}
 	}
 	session, err := s.hub.enter(ctx, c.room.RoomID, c.user, seq, original)
-	if errors.Is(err, errNotFound) {
-		return nil, errRoomDeleted
-	} else if err != nil {
+	if err != nil {
 		return nil, err
 	}
 	// Again, now that whoever changes the account, ends the membership or deletes the room finds the session.
@@ -273,6 +271,7 @@ func (st *stream) write() {
 		case !st.ending:
 			return
 		}
+		s.passed()
 		if err != nil || st.ending && s.seq >= st.lastSeq {
 			s.end(err)
 			return

@@ -160,8 +160,9 @@ func (a *auth) read(audience, token string) (cl claims, err error) {
 	return cl, err
 }
 
-// wasOf tells whether a token is a user token of an account, whether or not it has expired. A new password makes it none.
-func (a *auth) wasOf(ctx context.Context, token, account string) bool {
+// wasOf tells whether a token is a user token of the account that has this name, whether or not it has expired. A new password
+// makes it none.
+func (a *auth) wasOf(ctx context.Context, token, name string) bool {
 	cl, err := a.read(audienceUser, token)
 	if err != nil && !errors.Is(err, jwt.ErrTokenExpired) {
 		return false
@@ -170,8 +171,8 @@ func (a *auth) wasOf(ctx context.Context, token, account string) bool {
 	if err != nil {
 		return false
 	}
-	u, err := a.store.userByID(ctx, id)
-	return err == nil && u.Version == cl.Version && nameKey(u.Name) == account
+	u, err := a.store.userByName(ctx, name)
+	return err == nil && u.ID == id && u.Version == cl.Version
 }
 
 // stillValid returns why the room token that was checked a moment ago is not valid any more, if so.

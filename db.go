@@ -85,7 +85,7 @@ type engine interface {
 	backup(ctx context.Context, s *store, path string, progress io.Writer) error
 	// describe puts what stops a database from being opened into words for a person.
 	describe(error) error
-	// close waits for running queries.
+	// close ends the connections: an idle one at once, a busy one with its query.
 	close() error
 }
 
@@ -121,6 +121,7 @@ type storeOptions struct {
 
 // openStore opens a database, of which the schema is made or checked.
 func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
+	o.Synchronous = cmp.Or(o.Synchronous, "full")
 	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	s := &store{regained: make(chan struct{}, 1), metrics: o.Metrics}
 	open := openSQLite
@@ -345,26 +346,34 @@ func (s *store) setting(ctx context.Context, name string, make func() string) (v
 
 // row runs a query for one row on a reader.
 func (s *store) row(ctx context.Context, scan func(scanner) error, query string, args ...any) error {
-	ctx, done := s.forReading(ctx)
+	bounded, done := s.forReading(ctx)
 	defer done()
-	return s.dbError(scan(s.r.QueryRowContext(ctx, query, args...)))
+	return s.readError(ctx, scan(s.r.QueryRowContext(bounded, query, args...)))
 }
 
 // each runs a query on a reader and calls fn for every row.
 func (s *store) each(ctx context.Context, fn func(*sql.Rows) error, query string, args ...any) error {
-	ctx, done := s.forReading(ctx)
+	bounded, done := s.forReading(ctx)
 	defer done()
-	rows, err := s.r.QueryContext(ctx, query, args...)
+	rows, err := s.r.QueryContext(bounded, query, args...)
 	if err != nil {
-		return s.dbError(err)
+		return s.readError(ctx, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := fn(rows); err != nil {
-			return s.dbError(err)
+			return s.readError(ctx, err)
 		}
 	}
-	return s.dbError(rows.Err())
+	return s.readError(ctx, rows.Err())
+}
+
+// readError is dbError, but for what the caller's own time has ended.
+func (s *store) readError(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return s.dbError(err)
 }
 
 // pause waits for d, or returns the error of ctx.

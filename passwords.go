@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -165,7 +166,9 @@ func (p *passwords) await(ctx context.Context, h hashing, t *turn) error {
 		return nil
 	case <-late.C:
 	case <-ctx.Done():
-		err = ctx.Err()
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = ctx.Err()
+		}
 	}
 	p.mu.Lock()
 	gone := p.lanes[h.lane].remove(t)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
@@ -228,6 +230,49 @@ func TestPostgresOneServer(t *testing.T) {
 	quiet.wantMessage(1, "alice", "other", "")
 	quiet.send(&pb.ChatRequest{Body: "meanwhile", ClientMessageId: "1"})
 	quiet.wantMessage(2, "alice", "meanwhile", "1")
+}
+
+// A request that the database does not let be answered within REQUEST_TIMEOUT is told so, and not cut off.
+func TestPostgresRequestTimeout(t *testing.T) {
+	onlyPostgres(t)
+	t.Parallel()
+	address, db := emptyDatabase(t)
+	p := startServer(t, "--database-url="+address, "--request-timeout=1s")
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`LOCK TABLE users`); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/login", "/register"} {
+		if a := p.call("POST", path, "", credentialsJSON("alice", testPassword)); a.status != 503 || a.code() != "DATABASE_UNAVAILABLE" || a.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+	// What the caller's own time has ended is no fault of the database.
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	user := p.login("alice")
+	if tx, err = db.Begin(); err == nil {
+		_, err = tx.Exec(`LOCK TABLE users`)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	before := p.logText()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := pb.NewGRPCChatterClient(p.dial()).ListChatRooms(withToken(ctx, user), &emptypb.Empty{}); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("a call with a deadline: %v", err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if after := p.logText(); after != before {
+		t.Errorf("the log tells of it:\n%s", strings.TrimPrefix(after, before))
+	}
 }
 
 // Two servers that start at once on an empty database make it once, and one of them runs.

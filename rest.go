@@ -174,6 +174,9 @@ func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) ht
 		defer cancel()
 		r = r.WithContext(ctx)
 		answer, err := fn(r)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: within %s", errUnavailable, s.timeout)
+		}
 		if err != nil {
 			writeError(ctx, s.log, w, err)
 			return

@@ -22,6 +22,8 @@ type account struct {
 	Role      string    `json:"role"`
 }
 
+func toAccount(u user) account { return account{u.ID, u.CreatedAt, u.Name, u.Role} }
+
 type tokenAnswer struct {
 	Token string `json:"token"`
 }
@@ -58,7 +60,7 @@ func (s *restServer) register(r *http.Request) (any, error) {
 	} else if err == nil {
 		s.known.add(nameKey(u.Name), address)
 	}
-	return account{u.ID, u.CreatedAt, u.Name, u.Role}, err
+	return toAccount(u), err
 }
 
 func (s *restServer) login(r *http.Request) (any, error) {
@@ -82,8 +84,8 @@ func (s *restServer) login(r *http.Request) (any, error) {
 
 // verify returns the account of a user name if the password is its own. Guesses are counted, and slowed down.
 func (s *restServer) verify(r *http.Request, name, password string) (u user, err error) {
-	account, address := nameKey(name), subscriber(clientAddr(r.Context())).String()
-	tries, hashing := s.loginTries(r, account, address)
+	address := subscriber(clientAddr(r.Context())).String()
+	tries, turn := s.loginTries(r, name, address)
 	// Counted before it is looked at: else many at once would all be.
 	if err := take(tries...); err != nil {
 		return u, err
@@ -99,7 +101,7 @@ func (s *restServer) verify(r *http.Request, name, password string) (u user, err
 		return u, err
 	}
 	// An unknown user has an empty hash, which takes as long to refuse.
-	ok, err := s.passwords.check(ctx, hashing, u.Hash, password)
+	ok, err := s.passwords.check(ctx, turn, u.Hash, password)
 	switch {
 	case err != nil:
 		return u, err
@@ -111,13 +113,13 @@ func (s *restServer) verify(r *http.Request, name, password string) (u user, err
 		return u, errAccountDisabled
 	}
 	if isBcrypt(u.Hash) {
-		if hash, err := s.passwords.hash(ctx, hashing, password); err == nil {
+		if hash, err := s.passwords.hash(ctx, turn, password); err == nil {
 			if err := s.store.replaceHash(ctx, u.ID, u.Hash, hash); err != nil {
 				s.log.WarnContext(ctx, "an old password hash could not be replaced", "user", u.ID, "cause", err)
 			}
 		}
 	}
-	s.known.add(account, address)
+	s.known.add(nameKey(name), address)
 	return u, nil
 }
 
@@ -125,9 +127,9 @@ func (s *restServer) verify(r *http.Request, name, password string) (u user, err
 // are held together by the limit of that account. Who comes from where the account was used before, or sends an earlier
 // token of it, does not count there, nor with what else comes from its address: else anybody could keep the owner out.
 // Such a client has one narrow limit of its own: a device cookie's, as OWASP names it.
-func (s *restServer) loginTries(r *http.Request, account, address string) ([]try, hashing) {
-	own := address
-	if token, err := bearerToken(r.Header.Values("Authorization")); err == nil && s.auth.wasOf(r.Context(), token, account) {
+func (s *restServer) loginTries(r *http.Request, name, address string) ([]try, hashing) {
+	account, own := nameKey(name), address
+	if token, err := bearerToken(r.Header.Values("Authorization")); err == nil && s.auth.wasOf(r.Context(), token, name) {
 		own = token
 	} else if !s.known.has(account, address) {
 		return []try{
@@ -141,7 +143,7 @@ func (s *restServer) loginTries(r *http.Request, account, address string) ([]try
 
 func (s *restServer) getAccount(r *http.Request) (any, error) {
 	u := callerOf(r.Context()).user
-	return account{u.ID, u.CreatedAt, u.Name, u.Role}, nil
+	return toAccount(u), nil
 }
 
 // confirm returns the caller, whose password this is.

@@ -86,6 +86,9 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 	if !known {
 		// For all who wait for it, so not with the context of one of them.
 		r.last, r.loadErr = h.lastSeq(context.WithoutCancel(ctx), id)
+		if errors.Is(r.loadErr, errNotFound) {
+			r.loadErr = errRoomDeleted
+		}
 		r.next = r.last + 1
 		close(r.loaded)
 	}
@@ -321,16 +324,20 @@ func (r *room) close(err error) {
 	}
 }
 
-// refresh makes visible what another server has stored, and ends the rooms that are gone with err.
-func (h *hub) refresh(ctx context.Context, gone error) {
+// refresh makes visible what another server has stored, and ends the rooms that are gone. With an error it has not seen all.
+func (h *hub) refresh(ctx context.Context) error {
 	for _, r := range h.all() {
 		<-r.loaded
-		if last, err := h.lastSeq(ctx, r.id); err == nil {
+		switch last, err := h.lastSeq(ctx, r.id); {
+		case err == nil:
 			r.advance(last)
-		} else if errors.Is(err, errNotFound) {
-			r.close(gone)
+		case errors.Is(err, errNotFound):
+			r.close(errRoomDeleted)
+		default:
+			return err
 		}
 	}
+	return nil
 }
 
 // shutDown ends all sessions, and entering.

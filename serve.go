@@ -159,7 +159,18 @@ func (s *server) refresh(ctx context.Context) {
 	for {
 		select {
 		case <-s.store.regained:
-			s.hub.refresh(ctx, errRoomDeleted)
+			for failing := false; ; failing = true {
+				err := s.hub.refresh(ctx)
+				if err == nil {
+					break
+				}
+				if !failing && ctx.Err() == nil {
+					s.log.Error("the rooms cannot be brought up to date yet", "cause", err)
+				}
+				if pause(ctx, watchPause) != nil {
+					return
+				}
+			}
 		case <-ctx.Done():
 			return
 		}

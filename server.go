@@ -176,6 +176,7 @@ func (s *server) openListeners() (err error) {
 			return err
 		}
 		s.plain = cfg.Timeouts.httpServer(s.certs.handler(), log)
+		s.plain.ConnState = connState
 	}
 	return nil
 }
@@ -267,13 +268,16 @@ func (s *server) newGRPC(auth *auth) error {
 	return nil
 }
 
+// timeToRead is how long the answer to an HTTP request may take to be read that was made in the last moment of REQUEST_TIMEOUT.
+const timeToRead = 5 * time.Second
+
 // httpServer makes a server with these timeouts.
 func (t timeouts) httpServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:                      h,
 		ReadHeaderTimeout:            t.Header,
 		ReadTimeout:                  t.Request,
-		WriteTimeout:                 t.Request,
+		WriteTimeout:                 t.Request + timeToRead, // both begin when the header has come
 		IdleTimeout:                  t.Idle,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true,

@@ -249,7 +249,7 @@ func TestDeletedName(t *testing.T) {
 // oddUsers makes accounts of names that only the original's could have, and returns their tokens.
 func (p *serverProcess) oddUsers(names ...string) (tokens map[string]string) {
 	p.t.Helper()
-	st, err := openStore(p.t.Context(), storeOptions{URL: databaseURL(p.t, p.dir), Synchronous: "full"})
+	st, err := openStore(p.t.Context(), storeOptions{URL: databaseURL(p.t, p.dir)})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -323,7 +323,7 @@ func TestRenewalLate(t *testing.T) {
 // What is kept for AUTOCERT_DOMAIN comes back as it was, replaced by what came later. After the end nothing is kept.
 func TestCertificateCache(t *testing.T) {
 	t.Parallel()
-	s, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, t.TempDir()), Synchronous: "full", Create: true})
+	s, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, t.TempDir()), Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func (c *backupCommand) Run(ctx context.Context, std stdio) error {
 		return fmt.Errorf("cannot write the backup: %w", err)
 	}
 	// Bare: nothing is written to the database, whose disk may be full.
-	from, err := openStore(ctx, storeOptions{URL: c.DatabaseURL, Synchronous: "full", Bare: true})
+	from, err := openStore(ctx, storeOptions{URL: c.DatabaseURL, Bare: true})
 	if err != nil {
 		return err
 	}

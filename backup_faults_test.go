@@ -99,7 +99,7 @@ func TestKilledBackupAndRestore(t *testing.T) {
 		putOld()
 		killAfter(t, 2*took*time.Duration(i)/kills+rand.N(took/kills), program(t, dir, "restore", good, "--replace"))
 		// As a server would find it.
-		st, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Synchronous: "full", Exclusive: true})
+		st, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Exclusive: true})
 		if err != nil {
 			t.Fatalf("after a restore that was killed: %v", err)
 		}
@@ -215,7 +215,7 @@ func TestOldFileMeetsNewLog(t *testing.T) {
 	dir, good := servedData(t)
 	target := filepath.Join(dir, "grpcchatter.db")
 	mustRun(t, dir, "", "restore", good, "--replace") // has no log, which would keep a restore away
-	st, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Synchronous: "full", Bare: true})
+	st, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Bare: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,8 +276,8 @@ func TestRestoreGivesUp(t *testing.T) {
 	t.Parallel()
 	dir, good := servedData(t)
 	target := filepath.Join(dir, "grpcchatter.db")
-	mustRun(t, dir, "", "restore", good, "--replace")                                               // to a file that has never had a log
-	open, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target, Synchronous: "full"}) // as a command does, before it writes
+	mustRun(t, dir, "", "restore", good, "--replace")                          // to a file that has never had a log
+	open, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + target}) // as a command does, before it writes
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func BenchmarkAddMessages(b *testing.B) {
 	for _, rooms := range []int{1, 8} {
 		b.Run(fmt.Sprintf("rooms=%d", rooms), func(b *testing.B) {
 			ctx := context.Background()
-			s, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Synchronous: "full", Create: true})
+			s, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Create: true})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -57,7 +57,7 @@ func BenchmarkResend(b *testing.B) {
 	for _, resend := range []bool{false, true} {
 		b.Run(fmt.Sprintf("resend=%v", resend), func(b *testing.B) {
 			ctx := context.Background()
-			st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Synchronous: "full", Create: true})
+			st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Create: true})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func BenchmarkPurge(b *testing.B) {
 	for _, old := range []int{0, 300_000} {
 		b.Run(fmt.Sprintf("old=%d", old), func(b *testing.B) {
 			ctx, cancel := context.WithCancel(context.Background())
-			st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Synchronous: "full", Create: true})
+			st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Create: true})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -96,7 +96,7 @@ func peerAddr(hostPort string) netip.Addr {
 	return plainAddr(a.Addr())
 }
 
-// parseForwarded reads an entry of X-Forwarded-For: an address, some proxies add its port.
+// parseForwarded reads an entry of X-Forwarded-For: an address, to which some proxies add a port.
 func parseForwarded(entry string) (netip.Addr, error) {
 	entry = strings.Trim(entry, " \t")
 	addr, err := netip.ParseAddr(entry)

@@ -68,7 +68,7 @@ func TestBadDatabases(t *testing.T) {
 	onlySQLite(t)
 	t.Parallel()
 	made := filepath.Join(t.TempDir(), "made.db") // by this program
-	st, err := openStore(context.Background(), storeOptions{URL: "sqlite:" + made, Synchronous: "full", Create: true})
+	st, err := openStore(context.Background(), storeOptions{URL: "sqlite:" + made, Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}

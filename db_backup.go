@@ -20,7 +20,7 @@ func (e *sqliteEngine) backup(ctx context.Context, _ *store, path string, _ io.W
 }
 
 func (*postgresEngine) backup(ctx context.Context, s *store, path string, progress io.Writer) error {
-	to, err := openStore(ctx, storeOptions{URL: "sqlite:" + path, Synchronous: "full", Bare: true})
+	to, err := openBare(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -44,9 +44,14 @@ func (c *contents) read(ctx context.Context, q querier) error {
 		(SELECT count(*) FROM users), (SELECT max(sent_at) FROM messages)`).Scan(&c.messages, &c.rooms, &c.users, &c.newest)
 }
 
+// openBare opens a SQLite file as it is.
+func openBare(ctx context.Context, path string) (*store, error) {
+	return openStore(ctx, storeOptions{URL: "sqlite:" + path, Bare: true})
+}
+
 // readContents returns what a backup holds.
 func readContents(ctx context.Context, path string) (c contents, err error) {
-	st, err := openStore(ctx, storeOptions{URL: "sqlite:" + path, Synchronous: "full", Bare: true})
+	st, err := openBare(ctx, path)
 	if err != nil {
 		return c, err
 	}
@@ -55,7 +60,7 @@ func readContents(ctx context.Context, path string) (c contents, err error) {
 
 // prepareCopy makes a copy of a backup ready to be a database, and returns what it holds. The error says what is wrong with it.
 func prepareCopy(ctx context.Context, path string) (c contents, err error) {
-	st, err := openStore(ctx, storeOptions{URL: "sqlite:" + path, Synchronous: "full", Bare: true})
+	st, err := openBare(ctx, path)
 	if err != nil {
 		if cause := errors.Unwrap(err); cause != nil {
 			err = cause // without the name of the copy

@@ -87,7 +87,7 @@ func TestDeleteRoom(t *testing.T) {
 func TestDeletedInBatch(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(t.TempDir(), "data.db"), Synchronous: "full", Create: true})
+	st, err := openStore(ctx, storeOptions{URL: "sqlite:" + filepath.Join(t.TempDir(), "data.db"), Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}

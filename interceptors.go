@@ -61,15 +61,15 @@ func (a *auth) authorize(ctx context.Context, method string) (context.Context, e
 		audience = audienceRoom
 	default:
 		a.log.ErrorContext(ctx, "a method that no rule names was called", "method", method)
-		return nil, grpcError(ctx, a.log, errTokenInvalid)
+		return nil, errTokenInvalid
 	}
 	token, err := bearer(ctx)
 	if err != nil {
-		return nil, grpcError(ctx, a.log, err)
+		return nil, err
 	}
 	c, err := a.authenticate(ctx, audience, token)
 	if err != nil {
-		return nil, grpcError(ctx, a.log, err)
+		return nil, err
 	}
 	return context.WithValue(ctx, callerKey{}, c), nil
 }
@@ -80,7 +80,7 @@ func (a *auth) admit(ctx context.Context, method string) (authorized context.Con
 	if a.rules[method] == accessOpen {
 		address := subscriber(clientAddr(ctx)).String()
 		if !a.openCalls.enter(address) {
-			return nil, nil, grpcError(ctx, a.log, errTooManyOpen)
+			return nil, nil, errTooManyOpen
 		}
 		leave = func() { a.openCalls.leave(address) }
 	}
@@ -131,15 +131,16 @@ func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 					d := decoded{v: v}
 					switch err := dec(&d); {
 					case status.Code(err) == codes.ResourceExhausted:
-						return grpcError(ctx, a.log, invalid("request", "The request is too large."))
+						return invalid("request", "The request is too large.")
 					case err != nil:
 						return err
 					case d.err != nil:
-						return grpcError(ctx, a.log, invalid("request", "The request cannot be decoded: is all of its text UTF-8?"))
+						return invalid("request", "The request cannot be decoded: is all of its text UTF-8?")
 					}
 					return nil
 				}, in)
 			}
+			err = grpcError(ctx, a.log, err)
 			a.ended(ctx, method, start, err)
 			return resp, err
 		}
@@ -148,11 +149,12 @@ func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 }
 
 func (a *auth) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if ctx.Value(callerKey{}) == nil { // not by guard
-		var err error
-		if ctx, err = a.authorize(ctx, info.FullMethod); err != nil {
-			return nil, err
+	if ctx.Value(callerKey{}) == nil { // an open method, or one that guard does not know
+		authorized, err := a.authorize(ctx, info.FullMethod)
+		if err != nil {
+			return nil, grpcError(ctx, a.log, err)
 		}
+		ctx = authorized
 	}
 	resp, err := handler(ctx, req)
 	return resp, grpcError(ctx, a.log, err)
@@ -169,15 +171,12 @@ func (a *auth) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	})
 	if err == nil {
 		defer leave()
-	}
-	switch {
-	case err != nil:
-	case a.rules[info.FullMethod] == accessOpen:
 		ctx = authorized
-		err = a.openStream(ctx, srv, ss, handler)
-	default:
-		ctx = authorized
-		err = handler(srv, authorizedStream{ss, ctx})
+		if a.rules[info.FullMethod] == accessOpen {
+			err = a.openStream(ctx, srv, ss, handler)
+		} else {
+			err = handler(srv, authorizedStream{ss, ctx})
+		}
 	}
 	err = grpcError(ctx, a.log, err)
 	ss.SetTrailer(callIDTrailer(ctx))

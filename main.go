@@ -131,7 +131,7 @@ func (d dataSettings) withStore(ctx context.Context, o storeOptions, fn func(*st
 	if err := d.check(); err != nil {
 		return err
 	}
-	o.URL, o.Synchronous = d.DatabaseURL, "full"
+	o.URL = d.DatabaseURL
 	st, err := openStore(ctx, o)
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func newMetrics() *metrics {
 	m.resumed = counter("sessions_resumed_total", "Sessions that were opened with after_seq.")
 	m.stalled = counter("sessions_stalled_total", fmt.Sprintf("Sessions that were cut because their client did not read for %d s.", wholeSeconds(stallLimit)))
 	m.stored = counter("messages_stored_total", "Messages that were stored.")
-	m.commit = histogram("commit_seconds", "Time from the begin of a batch to its commit, synced.", times)
+	m.commit = histogram("commit_seconds", "Time from the start of a batch to its commit, synced.", times)
 	m.batch = histogram("batch_messages", "Messages of a commit.", prometheus.ExponentialBuckets(1, 2, 13))
 	m.delivery = histogram("delivery_seconds", "Time from a commit until the frame with its messages was handed to the transport; of a frame, its oldest message.", times)
 	m.calls = counters("grpc_calls_total", "gRPC calls that have ended, by method and code.", "method", "code")

@@ -96,7 +96,7 @@ func (c *migrateCommand) Run(ctx context.Context, std stdio) error {
 		return errors.New("--from and --to are the same database")
 	}
 	log := slog.New(slog.NewTextHandler(std.err, nil))
-	from, err := openStore(ctx, storeOptions{URL: c.From, Synchronous: "full", Exclusive: true, Bare: true, Log: log})
+	from, err := openStore(ctx, storeOptions{URL: c.From, Exclusive: true, Bare: true, Log: log})
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (c *migrateCommand) fill(ctx context.Context, from *store, log *slog.Logger
 			}()
 		}
 	}
-	to, err := openStore(ctx, storeOptions{URL: c.To, Synchronous: "full", Create: true, Exclusive: true, Bare: true, Log: log})
+	to, err := openStore(ctx, storeOptions{URL: c.To, Create: true, Exclusive: true, Bare: true, Log: log})
 	if errors.Is(err, errLocked) {
 		return "", fmt.Errorf("%w, or it is the one to copy from", err)
 	} else if err != nil {
@@ -211,11 +211,11 @@ func prepareTarget(ctx context.Context, to *store, tx *sql.Tx, version int) erro
 	case state == stateOriginal:
 		err = errors.New("it has data already")
 	default:
-		var version int
-		if version, err = to.version(ctx, tx); err != nil {
+		has, err := to.version(ctx, tx)
+		if err != nil {
 			return err
 		}
-		if err := to.upgrade(ctx, tx, version, schemaVersion); err != nil {
+		if err := to.upgrade(ctx, tx, has, schemaVersion); err != nil {
 			return err
 		}
 		for _, t := range copiedTables(schemaVersion) {

@@ -88,7 +88,7 @@ func differentKeys(a, b *serveCommand) (keys []string) {
 	return keys
 }
 
-// notify tells the service manager how it stands with the server, as sd_notify(3) does. systemd then knows when the
+// notify tells the service manager the state of the server, as sd_notify(3) does. systemd then knows when the
 // server is ready, not only that it runs.
 func (s *server) notify(state string) {
 	if s.notifySocket == "" {
@@ -101,6 +101,6 @@ func (s *server) notify(state string) {
 		err = errors.Join(err, conn.Close())
 	}
 	if err != nil {
-		s.log.Warn("the service manager cannot be told how it stands", "socket", s.notifySocket, "state", state, "cause", err)
+		s.log.Warn("the service manager cannot be told the state of the server", "socket", s.notifySocket, "state", state, "cause", err)
 	}
 }

@@ -50,7 +50,7 @@ type adminUser struct {
 }
 
 func toAdminUser(u user) adminUser {
-	return adminUser{account{u.ID, u.CreatedAt, u.Name, u.Role}, u.Disabled}
+	return adminUser{toAccount(u), u.Disabled}
 }
 
 func (s *restServer) findUsers(r *http.Request) (any, error) {

@@ -56,13 +56,11 @@ func (s *restServer) listRooms(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rooms := make([]restRoom, 0, len(resp.GetRooms()))
-	for _, room := range resp.GetRooms() {
-		rooms = append(rooms, restRoom{room.GetShortCode(), room.GetRoomName(), room.GetOwner(), room.GetLastSeq()})
-	}
 	return struct {
 		Rooms []restRoom `json:"rooms"`
-	}{rooms}, nil
+	}{listed(resp.GetRooms(), func(room *pb.ChatRoom) restRoom {
+		return restRoom{room.GetShortCode(), room.GetRoomName(), room.GetOwner(), room.GetLastSeq()}
+	})}, nil
 }
 
 func (s *restServer) createRoom(r *http.Request) (any, error) {
@@ -147,13 +145,9 @@ func (s *restServer) listUsers(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	users := make([]restUser, 0, len(resp.GetUsers()))
-	for _, u := range resp.GetUsers() {
-		users = append(users, restUser{u.GetUserName()})
-	}
 	return struct {
 		Users []restUser `json:"users"`
-	}{users}, nil
+	}{listed(resp.GetUsers(), func(u *pb.ChatRoomUser) restUser { return restUser{u.GetUserName()} })}, nil
 }
 
 type restMessage struct {
@@ -179,13 +173,11 @@ func (s *restServer) listMessages(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	messages := make([]restMessage, 0, len(resp.GetMessages()))
-	for _, m := range resp.GetMessages() {
-		messages = append(messages, restMessage{m.GetUserName(), m.GetBody(), m.GetSeq(), m.GetSentAt().AsTime(), m.GetClientMessageId(), m.GetKind().String()})
-	}
 	return struct {
 		Messages []restMessage `json:"messages"`
-	}{messages}, nil
+	}{listed(resp.GetMessages(), func(m *pb.ChatEvent) restMessage {
+		return restMessage{m.GetUserName(), m.GetBody(), m.GetSeq(), m.GetSentAt().AsTime(), m.GetClientMessageId(), m.GetKind().String()}
+	})}, nil
 }
 
 // number reads a parameter of a query; one that is missing is 0.

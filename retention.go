@@ -61,21 +61,21 @@ func (s *chatServer) purge(ctx context.Context) {
 			room, err = s.retain(ctx, room)
 			more = room != 0
 		}
-		pause := time.Since(start)
+		rest := time.Since(start)
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
 				s.log.Error("old messages cannot be removed", "cause", err)
 			}
-			pause = time.Minute
+			rest = time.Minute
 		case !more && s.retention != (retention{}):
-			pause = retentionPause
+			rest = retentionPause
 		case !more:
-			pause = 0
+			rest = 0
 		}
 		var next <-chan time.Time
-		if pause > 0 {
-			next = time.After(pause)
+		if rest > 0 {
+			next = time.After(rest)
 		}
 		select {
 		case <-ctx.Done():

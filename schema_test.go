@@ -62,7 +62,7 @@ func TestOldSchemas(t *testing.T) {
 			if err := made.close(); err != nil {
 				t.Fatal(err)
 			}
-			server, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, old), Synchronous: "full", Exclusive: true, Upgrade: true})
+			server, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, old), Exclusive: true, Upgrade: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,7 +87,7 @@ func openStoreIn(t testing.TB, dir string, make func(context.Context, *store, *s
 			t.Fatal(err)
 		}
 	}
-	s, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, dir), Synchronous: "full", Bare: true})
+	s, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, dir), Bare: true})
 	if err != nil {
 		t.Fatal(err)
 	}

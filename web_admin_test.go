@@ -124,7 +124,7 @@ func TestPageModeration(t *testing.T) {
 
 	// Removed while the connection is away, ben does not come back by himself, though there is no password.
 	p.kill()
-	st, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, p.dir), Synchronous: "full"})
+	st, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, p.dir)})
 	if err != nil {
 		t.Fatal(err)
 	}

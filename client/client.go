@@ -6,8 +6,8 @@
 //
 // A Room reconnects by itself, for ever: with pauses of random length, up to 10 seconds, and at least as long
 // as the server asks for. It resumes after the last message it has seen, sends again what was not acknowledged,
-// and renews its tokens, for which it needs the password of a Login. Receive hands every message over once, in the order of the room, and a Send that has
-// returned without an error is stored for good.
+// and renews its tokens, for which it needs the password of a Login. Receive hands every message over once, in the
+// order of the room, and a Send that has returned without an error is stored for good.
 //
 // Errors are matched with errors.Is against the sentinels of this package, and with errors.AsType or errors.As
 // against *Error for what the server said. A call whose context ends returns the error of the context.

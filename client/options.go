@@ -29,7 +29,7 @@ func WithLogger(log *slog.Logger) Option {
 }
 
 // WithTimeout limits each call whose context has no deadline. The default is 10 seconds; New refuses a
-// timeout that is not positive. Send, Receive and Messages have no limit but their context.
+// timeout that is not positive. Send, Queue, Receive and Messages have no limit but their context.
 func WithTimeout(d time.Duration) Option {
 	return func(s *settings) { s.timeout = d }
 }

@@ -36,14 +36,12 @@ func (r *retries) pause(err error) time.Duration {
 
 func (r *retries) reset() { r.failures = 0 }
 
-// sleep waits for d. It reports false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
+// sleep waits for d, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }

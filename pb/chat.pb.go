@@ -85,7 +85,7 @@ func (ChatEventKind) EnumDescriptor() ([]byte, []int) {
 
 type CreateChatRoomRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 64 characters, no control characters.
+	// 1 to 64 characters, not all invisible; no control characters, and none that turn the direction of text.
 	RoomName string `protobuf:"bytes,1,opt,name=room_name,json=roomName,proto3" json:"room_name,omitempty"`
 	// Up to 256 bytes. With an empty one, the short code is enough to join.
 	RoomPassword  string `protobuf:"bytes,2,opt,name=room_password,json=roomPassword,proto3" json:"room_password,omitempty"`
@@ -627,8 +627,8 @@ type ChatRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UTF-8, not empty, at most MAX_MESSAGE_SIZE bytes. What breaks a rule comes back as REJECTED.
 	Body string `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
-	// Chosen by the client, up to 128 bytes, unique for ever per room and sender: the same id again is stored
-	// once, and acknowledged with the seq that it already has.
+	// Chosen by the client, up to 128 bytes, unique per room and sender for as long as the message is kept: the
+	// same id again is stored once, and acknowledged with the seq that it already has.
 	ClientMessageId string `protobuf:"bytes,2,opt,name=client_message_id,json=clientMessageId,proto3" json:"client_message_id,omitempty"`
 	// In the first request only.
 	Start *ChatStart `protobuf:"bytes,3,opt,name=start,proto3" json:"start,omitempty"`

@@ -101,6 +101,13 @@ func (c *composer) remember(s string) {
 	c.at = len(c.history)
 }
 
+// keep adds a text, if it is one, to what Up brings back, and leaves what is being written as it is.
+func (c *composer) keep(s string) {
+	if s != "" {
+		c.remember(s)
+	}
+}
+
 // press takes a key that is about the text.
 func (c *composer) press(msg tea.KeyPressMsg) {
 	c.choices = nil

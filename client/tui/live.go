@@ -35,28 +35,31 @@ func (a *app) find(code string) *room {
 	return nil
 }
 
-// show makes a room the one that is looked at.
+// show makes a room the one that is looked at. What is being written stays with the room before, but not in the lobby, to
+// which no key leads back.
 func (a *app) show(r *room) {
-	if r == a.here {
-		return
+	if r != a.here && a.here != a.lobby {
+		a.here.draft = a.input.take()
 	}
-	a.here.draft = a.input.value()
-	a.here.unreadLine, a.here.seek = 0, 0
-	a.here = r
-	a.input.load(r.draft)
-	r.enter()
-	a.connect(r)
-	a.remember()
+	a.enterRoom(r)
 }
 
 // enterRoom makes a room the one that is looked at, and takes along what is being written.
 func (a *app) enterRoom(r *room) {
-	text := a.input.value()
-	a.input.load("")
-	a.show(r)
-	if text != "" {
-		a.input.load(text)
+	if r == a.here {
+		return
 	}
+	a.here.unreadLine, a.here.seek = 0, 0
+	a.here = r
+	if a.input.value() == "" {
+		a.input.load(r.draft)
+	} else {
+		a.input.keep(r.draft)
+	}
+	r.draft = ""
+	r.enter()
+	a.connect(r)
+	a.remember()
 }
 
 // step goes to the room n places further down the list.
@@ -65,6 +68,9 @@ func (a *app) step(n int) {
 		return
 	}
 	i := slices.Index(a.rooms, a.here)
+	if i < 0 && n < 0 { // from the lobby, which stands before the first
+		i = 0
+	}
 	a.show(a.rooms[(i+n+len(a.rooms))%len(a.rooms)])
 }
 
@@ -293,8 +299,8 @@ func (a *app) drop(r *room, format string, args ...any) {
 	a.rooms, a.entering = without(a.rooms, r), without(a.entering, r)
 	if r == a.here {
 		a.enterRoom(a.lobby)
-	} else if r.draft != "" {
-		a.input.remember(r.draft)
+	} else {
+		a.input.keep(r.draft)
 	}
 	a.note(format, args...)
 	a.lose(r, r.giveUp())

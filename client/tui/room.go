@@ -154,20 +154,19 @@ func (r *room) has(seq uint64) bool {
 	return false
 }
 
-// prepend adds a page of the history, of the messages before a seq. It is late if that is not the oldest any more.
+// prepend adds a page of the history, of the messages before a seq, or of the last ones before 0. It is late if the room
+// begins elsewhere by now: then it says nothing of what comes before that.
 func (r *room) prepend(page []client.Message, before uint64, user string) {
-	if before != 0 && before != r.oldest {
+	if before != r.oldest {
 		return
 	}
 	var older []*item
 	for _, m := range page {
-		if r.oldest == 0 || m.Seq < r.oldest {
-			mine := strings.EqualFold(m.UserName, user)
-			if mine {
-				r.arrived(m.Seq, "")
-			}
-			older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
+		mine := strings.EqualFold(m.UserName, user)
+		if mine {
+			r.arrived(m.Seq, "")
 		}
+		older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
 	}
 	if len(older) == 0 {
 		r.complete = true

@@ -60,6 +60,15 @@ func TestRoomOrders(t *testing.T) {
 		{"a page of the history that is late", func(r *room, it *item) {
 			r.prepend([]client.Message{m(1, "bob", "other")}, 7, "ann")
 		}, "one two …ok"},
+		{"a page of the end, and messages meanwhile", func(r *room, it *item) {
+			r.items, r.oldest, r.last = nil, 0, 6
+			r.add(m(7, "bob", "seven"), false, false)
+			r.prepend([]client.Message{m(7, "bob", "seven"), m(8, "bob", "eight")}, 0, "ann") // was asked for before
+			r.prepend([]client.Message{m(6, "bob", "six")}, r.oldest, "ann")
+			if r.complete {
+				t.Error("there is said to be nothing before 6")
+			}
+		}, "six seven …ok"},
 		{"a note meanwhile", func(r *room, it *item) {
 			r.note(time.Unix(9, 0), "note")
 			r.add(m(3, "bob", "three"), false, false)

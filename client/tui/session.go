@@ -98,6 +98,7 @@ func (a *app) signOut(why string) {
 			a.lost = append(a.lost, it.body)
 			lost++
 		}
+		a.input.keep(r.draft)
 		r.gone = true
 		if r.live != nil {
 			r.leave()
@@ -108,7 +109,7 @@ func (a *app) signOut(why string) {
 	}
 	a.c, a.stay, a.listed, a.away, a.rooms, a.entering, a.question = nil, false, false, nil, nil, nil, nil
 	a.warned, a.leaving, a.ticking = false, false, false
-	a.here.draft, a.here = "", a.lobby
+	a.here = a.lobby
 	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
 	a.form = newForm(a)
 	if lost > 0 {

@@ -87,7 +87,7 @@ func runScreen(ctx context.Context, o Options) error {
 	defer stop()
 	defer context.AfterFunc(ctx, p.Quit)()
 	_, err := p.Run()
-	a.display.close()
+	told := a.display.close() || terminal(o.Err) == nil // else Err is a terminal that takes nothing: to write to it is to hang
 	a.remember()
 	left := a.leftBehind()
 	cancel()
@@ -96,16 +96,21 @@ func runScreen(ctx context.Context, o Options) error {
 		a.c.Disconnect()
 	}
 	a.others.Wait()
+	switch {
+	case a.crash != "":
+		err = errors.New("a fault of the program, which should be reported: " + a.crash)
+	case err != nil:
+		err = fmt.Errorf("run the screen: %w", err)
+	default:
+		err = givenUp(len(left))
+	}
+	if !told && err != nil {
+		return fmt.Errorf("%w: %w", ErrOutputClosed, err)
+	}
 	for _, body := range left {
 		fmt.Fprintf(o.Err, "Perhaps not sent: %s\n", screenLine(body))
 	}
-	switch {
-	case a.crash != "":
-		return errors.New("a fault of the program, which should be reported: " + a.crash)
-	case err != nil:
-		return fmt.Errorf("run the screen: %w", err)
-	}
-	return givenUp(len(left))
+	return err
 }
 
 func (a *app) Init() tea.Cmd {
@@ -175,7 +180,8 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 		msg()
 	case drawn:
 		a.drawing = false
-	case resumed: // to draw
+	case resumed: // only now would the answer not be echoed; the colour may be another one
+		a.display.write(ansi.RequestBackgroundColor)
 	case tea.KeyPressMsg:
 		a.press(msg)
 	case tea.PasteMsg:
@@ -203,7 +209,7 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 // fit gives the input its size.
 func (a *app) fit() { a.input.setSize(a.width, min(6, a.height-5)) }
 
-// View is not asked for: the display draws.
+// View shows nothing: the display draws.
 func (a *app) View() tea.View { return tea.View{} }
 
 // drawn is the message that it is time to draw what has changed.

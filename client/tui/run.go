@@ -59,12 +59,15 @@ type Options struct {
 	Plain bool
 }
 
-// ErrOutputClosed is what Run returns when nobody reads Out any more. There is nobody to tell.
+// ErrOutputClosed is what Run returns when nobody reads Out any more, or when a terminal takes nothing: there is nobody to
+// tell. What there would have been to tell may be wrapped beside it.
 var ErrOutputClosed = errors.New("the output is closed")
 
 // Run chats until the person leaves, the input ends, the room is gone, or ctx is cancelled. It returns
 // nil after leaving and after a cancelled ctx, unless there are messages that the server has not confirmed.
-// Every error is a sentence for a person; in the line protocol a message that was not sent is one. A terminal is given back as it was.
+// Every error is a sentence for a person; in the line protocol a message that was not sent is one.
+//
+// A terminal is given back as it was, unless it takes no output for a second: then nothing is written to it any more.
 func Run(ctx context.Context, o Options) error {
 	o.setDefaults()
 	err := o.run(ctx)

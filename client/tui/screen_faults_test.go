@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -272,6 +273,73 @@ func TestScreenBlocked(t *testing.T) {
 	}, func(s string) bool { return s == syscall.ESRCH.Error() }, "the end of the program")
 	stopped(syscall.SIGCONT)
 	w.await("status 0")
+}
+
+// block has a window's terminal take no output any more, with what is on its way to it, until resume is called.
+func (w *window) block() (resume func()) {
+	w.t.Helper()
+	tmux, err := strconv.Atoi(strings.TrimSpace(w.run("display-message", "-p", "#{pid}")))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tty, err := syscall.Open(strings.TrimSpace(w.run("display-message", "-p", "#{pane_tty}")), syscall.O_WRONLY|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer syscall.Close(tty)
+	if err := syscall.Kill(tmux, syscall.SIGSTOP); err != nil {
+		w.t.Fatal(err)
+	}
+	resume = sync.OnceFunc(func() { syscall.Kill(tmux, syscall.SIGCONT) })
+	w.t.Cleanup(resume)
+	for err == nil { // NUL shows nothing
+		_, err = syscall.Write(tty, make([]byte, 1))
+	}
+	if err != syscall.EAGAIN {
+		w.t.Fatal(err)
+	}
+	return resume
+}
+
+// Ctrl-Z on a terminal that takes no output holds up nothing either: the program goes on and draws all anew, or is ended by
+// SIGTERM, even with something to tell that nobody would read.
+func TestScreenBlockedSuspended(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := member(t, s, ordinary, "alice", code)
+	suspend := func() (resume func()) {
+		t.Helper()
+		w.signal(syscall.SIGSTOP) // the key is there before the program can read it, and the terminal is blocked by then
+		w.keys("C-z")
+		w.settled()
+		resume = w.block()
+		w.signal(syscall.SIGCONT)
+		time.Sleep(500 * time.Millisecond)
+		return resume
+	}
+	resume := suspend()
+	time.Sleep(2 * goodbye)
+	resume()
+	w.keys("h", "i")
+	w.awaitInput("hi")
+	w.undamaged()
+	w.keys("C-c")
+
+	s.kill()
+	w.await("○ away")
+	w.enter("never sent")
+	w.await("… never sent")
+	resume = suspend()
+	pid := w.pid()
+	w.signal(syscall.SIGTERM)
+	eventually(t, func() string {
+		return fmt.Sprint(syscall.Kill(pid, 0))
+	}, func(s string) bool { return s == syscall.ESRCH.Error() }, "the end of the program")
+	resume()
+	if screen := w.await("status 1"); strings.Contains(screen, "Perhaps not sent") {
+		t.Errorf("it was told on a terminal that took nothing")
+	}
 }
 
 // The terminal is given back as it was, whenever the program is made to leave.

@@ -256,7 +256,6 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		if !f.stay && f.ofToken() {
 			a.forget()
 		}
-		a.lost = nil // it has been told
 		a.begin()
 	})
 }
@@ -277,7 +276,7 @@ func (f *form) failed(err error) {
 	case errors.Is(err, client.ErrRegistrationClosed):
 		f.register, f.at = false, placeAccount
 	case f.byToken(): // nothing has to be typed when the server is back
-		f.a.later(retryPause, func() {
+		f.a.later(pauseAfter(err), func() {
 			if f.a.form == f && !f.touched && !f.asking {
 				f.submit()
 			}

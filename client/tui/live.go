@@ -13,9 +13,17 @@ import (
 const (
 	// historyPage is how many messages of the history are asked for at a time.
 	historyPage = 100
-	// retryPause is how long to wait before asking again what was not answered.
+	// retryPause is how long to wait before asking again what was not answered, at least.
 	retryPause = 2 * time.Second
 )
+
+// pauseAfter is how long to wait before asking again what failed with err: longer than retryPause where the server says so.
+func pauseAfter(err error) time.Duration {
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		return max(retryPause, e.RetryAfter)
+	}
+	return retryPause
+}
 
 // add puts a room into the list.
 func (a *app) add(r *room) {
@@ -59,7 +67,6 @@ func (a *app) enterRoom(r *room) {
 	r.draft = ""
 	r.enter()
 	a.connect(r)
-	a.remember()
 }
 
 // step goes to the room n places further down the list.
@@ -95,8 +102,11 @@ func (a *app) connect(r *room) {
 		case isDenied(err):
 			a.drop(r, "You can no longer enter %s (%s).", r.name, r.code)
 		default:
-			r.away = err
-			a.later(retryPause, func() { a.connect(r) })
+			r.away, r.joining = err, true // until then: whoever shows the room meanwhile is not to begin once more
+			a.later(pauseAfter(err), func() {
+				r.joining = false
+				a.connect(r)
+			})
 		}
 	})
 }
@@ -129,10 +139,27 @@ func (a *app) open(r *room, password string, done func(error)) {
 				r.away = nil
 			}
 			a.others.Go(func() { a.receive(ctx, r, live) })
-			a.others.Go(func() { a.send(ctx, r, live) })
-			a.meet(r, func(error) {})
+			outbox := r.outbox
+			a.others.Go(func() { a.send(ctx, r, outbox, live) })
+			a.attend(r)
 		}
 		done(err)
+	})
+}
+
+// attend asks who is present in a room until that is known. While the room is away it does not: it is asked again when it
+// is back.
+func (a *app) attend(r *room) {
+	live := r.live
+	a.meet(r, func(err error) {
+		if err == nil {
+			return
+		}
+		a.later(pauseAfter(err), func() {
+			if r.live == live && !r.link.away {
+				a.attend(r)
+			}
+		})
 	})
 }
 
@@ -227,7 +254,7 @@ func (a *app) fill(r *room) {
 		case r.live != live:
 			r.loading = false
 		case err != nil:
-			a.later(retryPause, func() { r.loading = false })
+			a.later(pauseAfter(err), func() { r.loading = false })
 		default:
 			r.loading = false
 			r.prepend(page, before, a.user)
@@ -243,7 +270,7 @@ func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
 		r.typing = make(map[string]time.Time)
 	case "back":
 		r.away = nil
-		a.meet(r, func(error) {})
+		a.attend(r)
 	}
 }
 
@@ -278,7 +305,7 @@ func (a *app) over(r *room, err error) {
 func (a *app) restart(r *room) {
 	unsaved := r.giveUp()
 	r.leave()
-	r.items, r.oldest, r.last, r.newest, r.read, r.complete = nil, 0, 0, 0, 0, false
+	r.items, r.oldest, r.last, r.newest, r.read, r.mentions, r.complete = nil, 0, 0, 0, 0, 0, false
 	r.unreadLine, r.seek, r.restored = 0, 0, true
 	r.scroll.toEnd()
 	a.noteIn(r, "The server's data has been restored from a backup: this is the room as it is now.")

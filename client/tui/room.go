@@ -31,10 +31,10 @@ type room struct {
 	link              link
 	away              error // why it is not connected; nil when it is
 
-	items   []*item // oldest first; the messages among them have no gap
-	pending []*item // own messages that have not come back yet, in their order: shown under the items
-	unsaved []*item // own messages that the server has not confirmed yet
-	outbox  chan *item
+	items   []*item    // oldest first; the messages among them have no gap
+	pending []*item    // own messages that have not come back yet, in their order: shown under the items
+	unsaved []*item    // own messages that the server has not confirmed yet
+	outbox  chan *item // those of unsaved that have not been sent
 	scroll  scroll
 
 	oldest, last uint64 // seqs of the first and the last message among items; 0: there is none
@@ -56,10 +56,12 @@ type room struct {
 // maxPending is how many of a room's messages may wait to be stored: as many as the room itself has under way at a time.
 const maxPending = 1000
 
+func newOutbox() chan *item { return make(chan *item, maxPending) }
+
 func newRoom(code, name, owner string, newest uint64) *room {
 	return &room{
 		code: code, name: name, owner: owner, newest: newest, read: newest,
-		outbox: make(chan *item, maxPending),
+		outbox: newOutbox(),
 		typing: make(map[string]time.Time),
 	}
 }
@@ -106,14 +108,26 @@ func (r *room) add(m client.Message, mine, mention bool) bool {
 	}
 	r.last = m.Seq
 	r.append(&item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: mention})
+	r.know(m.Seq - 1)
 	r.newest = max(r.newest, m.Seq)
 	delete(r.typing, m.UserName)
-	if mine {
-		r.read = r.newest // they were read where it was written
+	if mine { // what came before was read where it was written
+		r.read, r.mentions = max(r.read, m.Seq), 0
 		r.arrived(m.Seq, m.Body)
 	}
 	return true
 }
+
+// know notes that the room has messages up to a seq. Those that it has after a restore are no news.
+func (r *room) know(seq uint64) {
+	if r.unknown() {
+		r.read = seq
+	}
+	r.newest = max(r.newest, seq)
+}
+
+// unknown reports whether the room's messages have been replaced, and nothing is known yet of what it has now.
+func (r *room) unknown() bool { return r.restored && r.newest == 0 }
 
 // note adds a line about the chat.
 func (r *room) note(at time.Time, text string) {
@@ -173,7 +187,7 @@ func (r *room) prepend(page []client.Message, before uint64, user string) {
 		return
 	}
 	r.oldest, r.last = older[0].seq, max(r.last, older[len(older)-1].seq)
-	r.newest = max(r.newest, r.last)
+	r.know(r.last)
 	r.complete = r.oldest == 1
 	if len(r.items)+len(older) > maxHeld {
 		r.complete = true
@@ -207,7 +221,8 @@ func (r *room) unpend(it *item) {
 	}
 }
 
-// giveUp empties what waits to be stored, and returns it.
+// giveUp empties what waits to be stored, and returns it. Whoever sends for the room keeps the outbox that there was: with a
+// new one nothing that is written from now on can be taken for what was given up.
 func (r *room) giveUp() []*item {
 	unsaved := r.unsaved
 	for _, it := range slices.Clone(r.pending) {
@@ -215,10 +230,7 @@ func (r *room) giveUp() []*item {
 			r.unpend(it)
 		}
 	}
-	r.unsaved = nil
-	for len(r.outbox) > 0 {
-		<-r.outbox
-	}
+	r.unsaved, r.outbox = nil, newOutbox()
 	return unsaved
 }
 

@@ -21,7 +21,7 @@ func (a *app) begin() {
 			return
 		case err != nil:
 			a.away = err
-			a.later(retryPause, a.begin)
+			a.later(pauseAfter(err), a.begin)
 			return
 		}
 		a.listed, a.away = true, nil
@@ -58,6 +58,7 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 	for _, info := range list {
 		if r := a.find(info.ShortCode); r != nil {
 			r.name, r.owner = info.Name, info.Owner
+			r.know(info.LastSeq)
 			continue
 		}
 		r := newRoom(info.ShortCode, info.Name, info.Owner, info.LastSeq)
@@ -67,8 +68,9 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 				open = r
 			}
 		}
-		a.add(r)
+		a.rooms = append(a.rooms, r)
 	}
+	slices.SortFunc(a.rooms, byName) // one may have another name now
 	for i, r := range a.rooms {
 		if i < maxOpen {
 			a.connect(r)
@@ -135,7 +137,9 @@ func (a *app) remember() {
 	if a.listed {
 		rooms = make(map[string]remembered, len(a.rooms))
 		for _, r := range a.rooms {
-			rooms[r.code] = remembered{Read: r.read, Open: r == a.here, anew: r.restored}
+			if !r.unknown() {
+				rooms[r.code] = remembered{Read: r.read, Open: r == a.here, anew: r.restored}
+			}
 		}
 	}
 	err := a.memory.save(a.server, a.user, rooms)

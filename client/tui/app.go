@@ -52,15 +52,16 @@ type app struct {
 	blurred       bool // the terminal has said that it is not being looked at
 	ticking       bool // for those who type
 	drawnAt       time.Time
-	drawing       bool // it will be drawn again
-	forgetful     bool // it has been said that nothing can be remembered
+	drawing       bool  // it will be drawn again
+	forgetful     bool  // it has been said that nothing can be remembered
+	unforgotten   error // why a token could not be removed; to be said in the next room that is shown
 
 	listed  bool     // the user's rooms are known
 	away    error    // why they are not
 	lost    []string // messages of rooms that are over, which perhaps were not sent
 	warned  bool     // that logging out gives messages up
 	leaving bool
-	crash   string    // what went wrong in Update
+	crash   crash     // what went wrong in Update
 	cmds    []tea.Cmd // of this Update
 }
 
@@ -98,7 +99,7 @@ func runScreen(ctx context.Context, o Options) error {
 	a.others.Wait()
 	switch {
 	case a.crash != "":
-		err = errors.New("a fault of the program, which should be reported: " + a.crash)
+		err = a.crash
 	case err != nil:
 		err = fmt.Errorf("run the screen: %w", err)
 	default:
@@ -167,7 +168,7 @@ func (a *app) later(d time.Duration, f func()) {
 func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 	defer func() { // a fault of ours: the terminal is given back before it is told
 		if r := recover(); r != nil {
-			a.crash = fmt.Sprintf("%v\n%s", r, debug.Stack())
+			a.crash = crash(fmt.Sprintf("%s\n%s", screenLine(fmt.Sprint(r)), debug.Stack()))
 			m, cmd = a, tea.Quit
 		}
 	}()
@@ -234,6 +235,10 @@ func (a *app) settle() {
 		return
 	}
 	r := a.here
+	if a.unforgotten != nil && r != a.lobby {
+		a.note("%s", strings.TrimSpace(unforgotten(a.unforgotten)))
+		a.unforgotten = nil
+	}
 	if !a.blurred && !r.scroll.held {
 		r.see()
 	}

@@ -209,8 +209,7 @@ func (a *app) logoutCommand(string) {
 		a.note("Not stored yet: %s. Wait, or give up: /logout once more.", count(n, "message"))
 		return
 	}
-	a.forget()
-	a.signOut("")
+	a.signOut(strings.TrimSpace(unforgotten(a.forget(a.server, a.user))))
 }
 
 func (a *app) helpCommand(string) {

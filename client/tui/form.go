@@ -102,10 +102,7 @@ func (f *form) byToken() bool {
 }
 
 // ofToken reports whether the token of the last time is of this server and user.
-func (f *form) ofToken() bool {
-	return f.token.Token != "" && sameServer(f.server.Value(), f.token.Server) &&
-		strings.EqualFold(strings.TrimSpace(f.name.Value()), f.token.User)
-}
+func (f *form) ofToken() bool { return f.token.of(f.server.Value(), f.name.Value()) }
 
 // field is the line to type in at a place, or nil.
 func (f *form) field(at place) *textinput.Model {
@@ -254,7 +251,7 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		a.o.Room = strings.TrimSpace(f.room.Value())
 		a.form = nil
 		if !f.stay && f.ofToken() {
-			a.forget()
+			a.unforgotten = a.forget(a.server, a.user)
 		}
 		a.begin()
 	})
@@ -269,7 +266,7 @@ func (f *form) failed(err error) {
 		f.password.SetValue("")
 		f.again.SetValue("")
 	case errors.Is(err, client.ErrTokenExpired), errors.Is(err, client.ErrTokenInvalid):
-		f.a.forget()
+		f.problem += unforgotten(f.a.forget(f.token.Server, f.token.User))
 		f.token, f.at = savedToken{}, placePassword
 	case errors.Is(err, client.ErrNameTaken), errors.Is(err, client.ErrInvalidField):
 		f.at = placeName
@@ -355,7 +352,7 @@ func (f *form) view(width, height int) ([]string, *tea.Cursor) {
 	case f.asking:
 		say(t.faint, "Asking the server …")
 	case f.problem != "":
-		say(t.alert, screenLine(f.problem))
+		say(t.alert, f.problem)
 	case f.at == placeStay:
 		say(t.faint, "Yes keeps a token in "+f.a.memory.tokenPath()+", for you alone to read: never the password. Whoever has it is you, until it expires or you /logout.")
 	case f.at == placeAccount:

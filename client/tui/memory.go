@@ -37,6 +37,11 @@ type savedToken struct {
 	Token  string `json:"token"`
 }
 
+// of reports whether the token is one of an account.
+func (t savedToken) of(server, user string) bool {
+	return t.Token != "" && sameServer(server, t.Server) && strings.EqualFold(strings.TrimSpace(user), t.User)
+}
+
 const memoryFile, tokenFile = "chat.json", "token.json"
 
 // recall reads what was remembered in the folder. What cannot be read is as if there were nothing, and is written anew.
@@ -95,10 +100,17 @@ func (m *memory) keep(t savedToken) error {
 	return m.write(tokenFile, t)
 }
 
-// forget removes the token.
-func (m *memory) forget() error {
-	m.token = savedToken{}
+// forget removes the token of an account. One that is kept for another account stays, and a file that makes no sense does
+// not.
+func (m *memory) forget(server, user string) error {
+	if m.token.of(server, user) {
+		m.token = savedToken{}
+	}
 	if m.folder == "" {
+		return nil
+	}
+	var kept savedToken
+	if err := m.read(tokenFile, &kept); err == nil && !kept.of(server, user) {
 		return nil
 	}
 	err := os.Remove(m.tokenPath())

@@ -2,6 +2,7 @@ package tui
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -339,7 +340,10 @@ func TestMemoryOfTwo(t *testing.T) {
 	if err := one.keep(token); err != nil {
 		t.Fatal(err)
 	}
-	if err := recall(folder).forget(); err != nil {
+	if err := errors.Join(one.forget("http://a", "bob"), one.forget("http://b", "ann")); err != nil || one.token != token || recall(folder).token != token {
+		t.Errorf("the token of another account is gone: %v", err)
+	}
+	if err := recall(folder).forget("a/", "Ann"); err != nil {
 		t.Fatal(err)
 	}
 	if err := one.keep(token); err != nil || recall(folder).token != (savedToken{}) {

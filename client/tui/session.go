@@ -83,8 +83,7 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 func (a *app) ended(err error) bool {
 	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
 		if errors.Is(err, reason) {
-			a.forget()
-			a.signOut(notice(err))
+			a.signOut(notice(err) + unforgotten(a.forget(a.server, a.user)))
 			return true
 		}
 	}
@@ -120,12 +119,18 @@ func (a *app) signOut(why string) {
 	a.form.problem = why
 }
 
-// forget removes the token that was kept.
-func (a *app) forget() {
+// forget removes the token that was kept of an account.
+func (a *app) forget(server, user string) error {
 	a.stay = false
-	if err := a.memory.forget(); err != nil {
-		a.noteIn(a.lobby, "The token could not be removed: %s", err)
+	return a.memory.forget(server, user)
+}
+
+// unforgotten is what is said behind something else if a token could not be removed.
+func unforgotten(err error) string {
+	if err == nil {
+		return ""
 	}
+	return " The token could not be removed: " + sentence(err) + "."
 }
 
 // remember keeps where the user is for the next start.
@@ -148,6 +153,6 @@ func (a *app) remember() {
 	}
 	if err != nil && !a.forgetful {
 		a.forgetful = true
-		a.note("The server, your name and what you have read will not be remembered: %s", err)
+		a.note("The server, your name and what you have read will not be remembered: %s", sentence(err))
 	}
 }

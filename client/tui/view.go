@@ -271,7 +271,7 @@ func (a *app) status() string {
 	}
 	switch {
 	case away != nil:
-		state, style = "○ away: "+screenLine(sentence(away))+"; trying again", a.theme.alert
+		state, style = "○ away: "+sentence(away)+"; trying again", a.theme.alert
 	case !a.listed, r.code != "" && r.live == nil:
 		state, style = "○ connecting", a.theme.faint
 	case len(a.rooms) == 0:

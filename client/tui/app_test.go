@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -124,6 +125,16 @@ func TestStepFromLobby(t *testing.T) {
 		a := inLobby(t, "a", "b", "c")
 		if a.step(n); a.here.name != want {
 			t.Errorf("a step of %d leads to %q, want %q", n, a.here.name, want)
+		}
+	}
+}
+
+// A terminal that does not say what it is can do nothing.
+func TestDumb(t *testing.T) {
+	for term, want := range map[string]bool{"dumb": true, "": runtime.GOOS != "windows", "xterm": false} {
+		t.Setenv("TERM", term)
+		if dumb() != want {
+			t.Errorf("TERM=%q is taken wrongly", term)
 		}
 	}
 }

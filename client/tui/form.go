@@ -31,6 +31,8 @@ type form struct {
 	at      place
 	touched bool   // a key was pressed
 	asking  bool   // the server has been asked
+	stop    func() // ends that
+	tries   int    // how often it has been
 	problem string // what went wrong
 }
 
@@ -145,6 +147,11 @@ func (f *form) move(n int) {
 
 func (f *form) press(msg tea.KeyPressMsg) {
 	if f.asking {
+		if msg.String() == "esc" && !f.register { // what registers may be done already
+			f.stop()
+			f.asking, f.touched = false, true
+			f.tries++
+		}
 		return
 	}
 	f.touched = true
@@ -228,14 +235,24 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		f.problem, f.at = notice(err), placeServer
 		return
 	}
-	f.asking, f.touched, f.problem = true, false, ""
-	a.call(func(ctx context.Context, _ *client.Client) error {
+	ctx, stop := context.WithCancel(a.ctx)
+	f.asking, f.stop, f.touched, f.problem = true, stop, false, ""
+	f.tries++
+	try := f.tries
+	a.call(func(context.Context, *client.Client) error {
+		defer stop()
 		err := logIn(ctx, c)
 		if err != nil {
 			c.Disconnect()
 		}
 		return err
 	}, func(err error) {
+		if f.tries != try { // it was stopped
+			if err == nil {
+				a.others.Go(func() { c.Disconnect() })
+			}
+			return
+		}
 		f.asking = false
 		if err != nil {
 			f.failed(err)
@@ -349,8 +366,10 @@ func (f *form) view(width, height int) ([]string, *tea.Cursor) {
 	}
 	rows = append(rows, "")
 	switch {
-	case f.asking:
+	case f.asking && f.register:
 		say(t.faint, "Asking the server …")
+	case f.asking:
+		say(t.faint, "Asking the server … Esc stops that.")
 	case f.problem != "":
 		say(t.alert, f.problem)
 	case f.at == placeStay:

@@ -1,7 +1,7 @@
 // Package tui is the terminal client of GRPCChatter, `grpcchatter chat`.
 //
 // On a terminal it fills the screen: a form to sign in, then the user's rooms, with a line of input under the messages.
-// Anywhere else, on a terminal that can do nothing (TERM=dumb), and when asked to, it is a line protocol, so that a shell
+// Anywhere else, on a terminal that can do nothing (TERM is dumb, or empty; not so on Windows), and when asked to, it is a line protocol, so that a shell
 // script can be a bot: see Options.Plain.
 package tui
 
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 
 	"golang.org/x/term"
 )
@@ -79,10 +80,16 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func (o *Options) run(ctx context.Context) error {
-	if terminal(o.In) == nil || terminal(o.Out) == nil || o.Plain || os.Getenv("TERM") == "dumb" {
+	if terminal(o.In) == nil || terminal(o.Out) == nil || o.Plain || dumb() {
 		return runPlain(ctx, *o)
 	}
 	return runScreen(ctx, *o)
+}
+
+// dumb reports whether the terminal is one that can do nothing. On Windows none says what it is.
+func dumb() bool {
+	t := os.Getenv("TERM")
+	return t == "dumb" || t == "" && runtime.GOOS != "windows"
 }
 
 func (o *Options) setDefaults() {

@@ -4,7 +4,9 @@ package tui
 
 import (
 	"fmt"
+	"net"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -164,6 +166,32 @@ func TestScreenServerComesLater(t *testing.T) {
 	w.await("The server cannot be reached")
 	s.start(t)
 	w.await("Lobby · "+code, "● connected")
+}
+
+// The server of the last time takes connections and says nothing: who does not want to wait for it goes on with Esc.
+func TestScreenServerIsSilent(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.room(t, "alice", testPassword)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	kind := terminalKind{width: 80, height: 24, config: t.TempDir()}
+	m := recall(filepath.Join(kind.config, "grpcchatter"))
+	if err := m.keep(savedToken{"http://" + silent.Addr().String(), "alice", "x.y.z"}); err != nil {
+		t.Fatal(err)
+	}
+	w := openWindow(t, kind)
+	w.await("Asking the server … Esc stops that.")
+	w.keys("Escape")
+	w.await("Enter goes on")
+	w.keys("Up", "Up", "C-u")
+	w.types(s.url())
+	w.keys("Enter")
+	w.enter(testPassword)
+	w.await("Lobby", "● connected")
 }
 
 // Nothing in a message or a name is obeyed by the terminal, or breaks the layout.

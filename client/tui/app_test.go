@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -126,6 +127,26 @@ func TestStepFromLobby(t *testing.T) {
 		if a.step(n); a.here.name != want {
 			t.Errorf("a step of %d leads to %q, want %q", n, a.here.name, want)
 		}
+	}
+}
+
+// That a token could not be removed is said where it is seen.
+func TestTokenStays(t *testing.T) {
+	a := inLobby(t, "a")
+	a.memory.folder = t.TempDir()
+	if err := os.MkdirAll(filepath.Join(a.memory.tokenPath(), "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const want = "The token could not be removed: "
+	a.unforgotten = a.forget("http://a", "ann")
+	a.show(a.rooms[0])
+	a.settle()
+	if got := bodies(a.here); !strings.Contains(got, want) {
+		t.Errorf("the room says %q", got)
+	}
+	a.logoutCommand("")
+	if a.form == nil || !strings.HasPrefix(a.form.problem, want) {
+		t.Error("the form does not say it")
 	}
 }
 

@@ -103,12 +103,14 @@ func TestScreenUnsent(t *testing.T) {
 	w.await("Not stored yet: 1 message.")
 	w.enter("/logout")
 	w.await("1 message may not have been")
-	w.keys("C-c")
+	s.start(t)
+	w.enter(testPassword)
+	w.await("Lobby · "+code, "● connected")
+	w.enter("/quit")
 	w.ended(1)
 	w.await("Perhaps not sent: never sent", "grpcchatter: 1 message had not been stored yet and may be lost")
 
 	// The account is no more.
-	s.start(t)
 	w = member(t, s, ordinary, "alice", code)
 	s.kill()
 	w.await("○ away")

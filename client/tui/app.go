@@ -242,8 +242,8 @@ func (a *app) settle() {
 	if !a.blurred && !r.scroll.held {
 		r.see()
 	}
-	a.reach(r)
-	a.fill(r)
+	a.reach()
+	a.fill()
 	if !a.ticking && len(r.typing) > 0 {
 		a.ticking = true
 		a.later(time.Second, func() { a.ticking = false })
@@ -385,7 +385,7 @@ func (a *app) paste(text string) {
 	case a.form != nil:
 		a.form.paste(text)
 	case a.question != nil:
-		a.question.field, _ = a.question.field.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
+		pasteInto(&a.question.field, text)
 	case !a.input.paste(text):
 		a.note("What was pasted is too long for a message, and was left out: the input holds %d characters, in %d lines.", maxDraft, maxLines)
 	}

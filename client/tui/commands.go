@@ -126,7 +126,7 @@ func (a *app) usersCommand(string) {
 			a.failed(r, "/users", err)
 			return
 		}
-		a.noteIn(r, "Here now: %s", strings.Join(r.here, ", "))
+		a.noteIn(r, "Here now: %s", strings.Join(r.present, ", "))
 	})
 }
 

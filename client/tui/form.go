@@ -55,13 +55,19 @@ func newField(hidden bool) textinput.Model {
 	f := textinput.New()
 	f.Prompt = ""
 	f.SetVirtualCursor(false)
-	f.SetStyles(textinput.Styles{Focused: textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}, Blurred: textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}})
+	plain := textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}
+	f.SetStyles(textinput.Styles{Focused: plain, Blurred: plain})
 	f.KeyMap.Paste.Unbind() // the terminal pastes
 	if hidden {
 		f.EchoMode = textinput.EchoPassword
 	}
 	f.Focus()
 	return f
+}
+
+// pasteInto pastes a text into a field, without the line breaks at its end.
+func pasteInto(f *textinput.Model, text string) {
+	*f, _ = f.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
 }
 
 // newForm is the form with what is known already: from the flags, or from the last time.
@@ -182,7 +188,7 @@ func (f *form) press(msg tea.KeyPressMsg) {
 func (f *form) paste(text string) {
 	f.touched = true
 	if field := f.field(f.at); field != nil && !f.asking {
-		*field, _ = field.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
+		pasteInto(field, text)
 	}
 }
 

@@ -181,7 +181,7 @@ func (a *app) meet(r *room, done func(error)) {
 			a.later(time.Second, func() { a.meet(r, done) })
 			return
 		case err == nil:
-			r.here = present
+			r.present = present
 		}
 		done(err)
 	})
@@ -224,21 +224,23 @@ func (a *app) notify(r *room, m client.Message) {
 	}
 }
 
-// reach goes to the message that is sought, once it is there.
-func (a *app) reach(r *room) {
+// reach goes to the message that is sought in the room that is shown, once it is there.
+func (a *app) reach() {
+	r := a.here
 	if r.seek == 0 || !r.complete && (r.oldest == 0 || r.oldest > r.seek) {
 		return
 	}
-	a.paneOf(r).reach(r.seek)
+	a.pane().reach(r.seek)
 	r.seek = 0
 }
 
-// fill asks for more of a room's history if what is above the screen is less than a page.
-func (a *app) fill(r *room) {
+// fill asks for more of the history of the room that is shown if what is above the screen is less than a page.
+func (a *app) fill() {
+	r := a.here
 	if r.live == nil || r.loading || r.complete {
 		return
 	}
-	p := a.paneOf(r)
+	p := a.pane()
 	p.height *= 2
 	if rows, above := p.visible(); r.seek == 0 && (above > 0 || len(rows) >= p.height) {
 		return
@@ -276,14 +278,16 @@ func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
 
 // happened follows who comes, goes and types.
 func (a *app) happened(r *room, e client.Event) {
-	mine := strings.EqualFold(e.UserName, a.user)
+	if strings.EqualFold(e.UserName, a.user) {
+		return
+	}
 	now := time.Now()
-	switch {
-	case e.Kind == client.UserJoined && !mine:
+	switch e.Kind {
+	case client.UserJoined:
 		r.came(e.UserName, now)
-	case e.Kind == client.UserLeft && !mine:
+	case client.UserLeft:
 		r.left(e.UserName, now)
-	case e.Kind == client.Typing && !mine:
+	case client.Typing:
 		r.typing[e.UserName] = now.Add(typingTime)
 	}
 }

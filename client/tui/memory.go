@@ -67,8 +67,10 @@ func (m *memory) read(name string, into any) error {
 
 // rooms are the rooms of a user of a server, by short code.
 func (m *memory) rooms(server, user string) map[string]remembered {
-	return m.Rooms[server+" "+strings.ToLower(user)]
+	return m.Rooms[roomsKey(server, user)]
 }
+
+func roomsKey(server, user string) string { return server + " " + strings.ToLower(user) }
 
 // save remembers where the user is; without rooms, only who it is. What another client has written meanwhile of other
 // users is kept, and a message that was seen there has been seen.
@@ -85,7 +87,7 @@ func (m *memory) save(server, user string, rooms map[string]remembered) error {
 	}
 	m.Server, m.User, m.Rooms = server, user, now.Rooms
 	if rooms != nil {
-		m.Rooms[server+" "+strings.ToLower(user)] = rooms
+		m.Rooms[roomsKey(server, user)] = rooms
 	}
 	return m.write(memoryFile, m)
 }

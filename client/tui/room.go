@@ -46,11 +46,11 @@ type room struct {
 	loading      bool   // more of the history is being asked for
 	complete     bool   // there is nothing before oldest
 
-	here   []string             // who is present, sorted
-	moves  int                  // how often somebody came or went
-	typing map[string]time.Time // who types, and until when to say so
-	hinted time.Time            // when the others were last told that the user types
-	draft  string               // in the input line while another room is shown
+	present []string             // who is present, sorted
+	moves   int                  // how often somebody came or went
+	typing  map[string]time.Time // who types, and until when to say so
+	hinted  time.Time            // when the others were last told that the user types
+	draft   string               // in the input line while another room is shown
 }
 
 // maxPending is how many of a room's messages may wait to be stored: as many as the room itself has under way at a time.
@@ -271,15 +271,15 @@ func (r *room) see() {
 
 // came and left keep who is present.
 func (r *room) came(name string, at time.Time) {
-	if i, found := slices.BinarySearch(r.here, name); !found {
-		r.here = slices.Insert(r.here, i, name)
+	if i, found := slices.BinarySearch(r.present, name); !found {
+		r.present = slices.Insert(r.present, i, name)
 	}
 	r.moves++
 	r.notePresence(name+" joined", at)
 }
 
 func (r *room) left(name string, at time.Time) {
-	r.here = without(r.here, name)
+	r.present = without(r.present, name)
 	delete(r.typing, name)
 	r.moves++
 	r.notePresence(name+" left", at)
@@ -323,7 +323,7 @@ func (r *room) names(user string) []string {
 	for i := len(r.items) - 1; i >= max(0, len(r.items)-lately); i-- {
 		add(r.items[i].name)
 	}
-	for _, name := range r.here {
+	for _, name := range r.present {
 		add(name)
 	}
 	return names

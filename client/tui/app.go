@@ -2,7 +2,6 @@ package tui
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os/signal"
 	"runtime/debug"
@@ -11,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"charm.land/bubbles/v2/textinput"
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
 
@@ -253,43 +251,6 @@ func (a *app) settle() {
 	}
 }
 
-// press takes a key.
-func (a *app) press(msg tea.KeyPressMsg) {
-	switch msg.String() {
-	case "ctrl+z":
-		a.do(a.display.suspend())
-		return
-	case "ctrl+l":
-		a.display.forget()
-		return
-	case "ctrl+c":
-		a.interrupt()
-		return
-	}
-	switch {
-	case a.form != nil:
-		a.form.press(msg)
-	case a.question != nil:
-		a.answer(msg)
-	default:
-		a.chatKey(msg)
-	}
-}
-
-// interrupt leaves, but empties the input first if there is something in it.
-func (a *app) interrupt() {
-	switch {
-	case a.question != nil:
-		a.question = nil
-	case a.form == nil && a.input.value() != "" && !a.leaving:
-		a.input.remember(a.input.take())
-	case a.leaving:
-		a.do(tea.Quit)
-	default:
-		a.quit()
-	}
-}
-
 // quit leaves as soon as every message is stored, or after a moment without that.
 func (a *app) quit() {
 	if n := a.waiting(); n > 0 && !a.leaving {
@@ -299,74 +260,6 @@ func (a *app) quit() {
 		return
 	}
 	a.do(tea.Quit)
-}
-
-func (a *app) chatKey(msg tea.KeyPressMsg) {
-	a.here.seek = 0
-	p := a.pane()
-	page := max(1, p.height-1)
-	switch key := msg.String(); key {
-	case "enter":
-		a.enter()
-	case "tab":
-		a.complete(1)
-	case "shift+tab":
-		a.complete(-1)
-	case "pgup":
-		p.up(page)
-	case "pgdown":
-		p.down(page)
-	case "shift+pgup":
-		p.up(1)
-	case "shift+pgdown":
-		p.down(1)
-	case "ctrl+home":
-		a.here.seek = 1
-	case "alt+u":
-		a.here.seek = a.here.unreadLine
-	case "ctrl+end", "esc":
-		a.here.scroll.toEnd()
-	case "alt+up", "ctrl+p":
-		a.step(-1)
-	case "alt+down", "ctrl+n":
-		a.step(1)
-	case "alt+a":
-		a.nextUnread()
-	case "alt+1", "alt+2", "alt+3", "alt+4", "alt+5", "alt+6", "alt+7", "alt+8", "alt+9":
-		if i := int(key[len(key)-1] - '1'); i < len(a.rooms) {
-			a.show(a.rooms[i])
-		}
-	case "ctrl+d":
-		if a.input.value() == "" {
-			a.quit()
-			return
-		}
-		a.input.press(msg)
-	default:
-		a.input.press(msg)
-		a.typing()
-	}
-}
-
-func (a *app) complete(step int) {
-	if a.input.choices != nil {
-		a.input.turn(step)
-		return
-	}
-	line, _, first := a.input.around()
-	list := matching(line)
-	if !first || len(list) == 0 || strings.ContainsAny(line, " \t") {
-		a.input.completeName(a.here.names(a.user), step)
-		return
-	}
-	var names []string
-	for _, c := range list {
-		if c.args != "" {
-			c.name += " "
-		}
-		names = append(names, c.name)
-	}
-	a.input.complete(line, names, func(s string) string { return s }, step)
 }
 
 // keepRemembering remembers from time to time where the user is, for the program may be killed.
@@ -380,47 +273,9 @@ func (a *app) keepRemembering() {
 	}))
 }
 
-func (a *app) paste(text string) {
-	switch {
-	case a.form != nil:
-		a.form.paste(text)
-	case a.question != nil:
-		pasteInto(&a.question.field, text)
-	case !a.input.paste(text):
-		a.note("What was pasted is too long for a message, and was left out: the input holds %d characters, in %d lines.", maxDraft, maxLines)
-	}
-}
-
 // note tells something in the room that is shown.
 func (a *app) note(format string, args ...any) { a.noteIn(a.here, format, args...) }
 
 func (a *app) noteIn(r *room, format string, args ...any) {
 	r.note(time.Now(), fmt.Sprintf(format, args...))
 }
-
-// question asks for a secret in the place of the input. Enter answers, Esc does not.
-type question struct {
-	label  string
-	field  textinput.Model
-	answer func(string)
-}
-
-func newQuestion(label string, answer func(string)) *question {
-	return &question{label: label, field: newField(true), answer: answer}
-}
-
-func (a *app) answer(msg tea.KeyPressMsg) {
-	q := a.question
-	switch msg.String() {
-	case "enter":
-		a.question = nil
-		q.answer(q.field.Value())
-	case "esc":
-		a.question = nil
-	default:
-		q.field, _ = q.field.Update(msg)
-	}
-}
-
-// isDenied reports whether a room was not entered because there is none of this code, or its password is another one.
-func isDenied(err error) bool { return errors.Is(err, client.ErrRoomAccessDenied) }

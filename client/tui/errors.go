@@ -74,6 +74,9 @@ func cause(err error) string {
 	return ""
 }
 
+// isDenied reports whether a room was not entered because there is none of this code, or its password is another one.
+func isDenied(err error) bool { return errors.Is(err, client.ErrRoomAccessDenied) }
+
 // link turns the changes of a room's connection into what is told about them: that it is away, once however
 // long it takes, and that it is back. The zero value is ready.
 type link struct {

@@ -1,8 +1,8 @@
 // Package tui is the terminal client of GRPCChatter, `grpcchatter chat`.
 //
 // On a terminal it fills the screen: a form to sign in, then the user's rooms, with a line of input under the messages.
-// Anywhere else, on a terminal that can do nothing (TERM is dumb, or empty; not so on Windows), and when asked to, it is a line protocol, so that a shell
-// script can be a bot: see Options.Plain.
+// Anywhere else, on a terminal that can do nothing (TERM is dumb or, other than on Windows, empty), and when asked to, it is
+// a line protocol, so that a shell script can be a bot: see Options.Plain.
 package tui
 
 import (
@@ -86,7 +86,7 @@ func (o *Options) run(ctx context.Context) error {
 	return runScreen(ctx, *o)
 }
 
-// dumb reports whether the terminal is one that can do nothing. On Windows none says what it is.
+// dumb reports whether the terminal is one that can do nothing. On Windows none says what it is, and all can.
 func dumb() bool {
 	t := os.Getenv("TERM")
 	return t == "dumb" || t == "" && runtime.GOOS != "windows"

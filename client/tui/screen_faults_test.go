@@ -3,6 +3,7 @@
 package tui
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	tea "charm.land/bubbletea/v2"
 )
 
 // The server is killed and comes back. What is written meanwhile is shown as pending, and is sent once.
@@ -194,6 +197,39 @@ func TestScreenServerIsSilent(t *testing.T) {
 	w.keys("Enter")
 	w.enter(testPassword)
 	w.await("Lobby", "● connected")
+}
+
+// Who is present is asked for again if that could not be told.
+func TestAttend(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	a := inLobby(t)
+	a.c = c
+	fed := make(chan []func(), 1)
+	a.feed.send = func(tea.Msg) { fed <- a.feed.take() }
+	answered := func() {
+		for _, event := range <-fed {
+			event()
+		}
+	}
+	r := newRoom(code, "Lobby", "alice", 0)
+	r.live = joined(t, c, code)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.ctx = over
+	a.attend(r)
+	answered()
+	a.ctx = t.Context()
+	again := a.take()
+	if len(r.present) != 0 || len(again) != 1 {
+		t.Fatalf("present is %v, and there are %d timers", r.present, len(again))
+	}
+	again[0]().(after)()
+	answered()
+	if fmt.Sprint(r.present) != "[alice]" {
+		t.Errorf("present is %v", r.present)
+	}
 }
 
 // Nothing in a message or a name is obeyed by the terminal, or breaks the layout.

@@ -2,7 +2,6 @@ package tui
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os/signal"
 	"runtime/debug"
@@ -11,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"charm.land/bubbles/v2/textinput"
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
 
@@ -52,15 +50,16 @@ type app struct {
 	blurred       bool // the terminal has said that it is not being looked at
 	ticking       bool // for those who type
 	drawnAt       time.Time
-	drawing       bool // it will be drawn again
-	forgetful     bool // it has been said that nothing can be remembered
+	drawing       bool  // it will be drawn again
+	forgetful     bool  // it has been said that nothing can be remembered
+	unforgotten   error // why a token could not be removed; to be said in the next room that is shown
 
 	listed  bool     // the user's rooms are known
 	away    error    // why they are not
 	lost    []string // messages of rooms that are over, which perhaps were not sent
 	warned  bool     // that logging out gives messages up
 	leaving bool
-	crash   string    // what went wrong in Update
+	crash   crash     // what went wrong in Update
 	cmds    []tea.Cmd // of this Update
 }
 
@@ -87,7 +86,7 @@ func runScreen(ctx context.Context, o Options) error {
 	defer stop()
 	defer context.AfterFunc(ctx, p.Quit)()
 	_, err := p.Run()
-	a.display.close()
+	told := a.display.close() || terminal(o.Err) == nil // else Err is a terminal that takes nothing: to write to it is to hang
 	a.remember()
 	left := a.leftBehind()
 	cancel()
@@ -96,16 +95,21 @@ func runScreen(ctx context.Context, o Options) error {
 		a.c.Disconnect()
 	}
 	a.others.Wait()
+	switch {
+	case a.crash != "":
+		err = a.crash
+	case err != nil:
+		err = fmt.Errorf("run the screen: %w", err)
+	default:
+		err = givenUp(len(left))
+	}
+	if !told && err != nil {
+		return fmt.Errorf("%w: %w", ErrOutputClosed, err)
+	}
 	for _, body := range left {
 		fmt.Fprintf(o.Err, "Perhaps not sent: %s\n", screenLine(body))
 	}
-	switch {
-	case a.crash != "":
-		return errors.New("a fault of the program, which should be reported: " + a.crash)
-	case err != nil:
-		return fmt.Errorf("run the screen: %w", err)
-	}
-	return givenUp(len(left))
+	return err
 }
 
 func (a *app) Init() tea.Cmd {
@@ -162,7 +166,7 @@ func (a *app) later(d time.Duration, f func()) {
 func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 	defer func() { // a fault of ours: the terminal is given back before it is told
 		if r := recover(); r != nil {
-			a.crash = fmt.Sprintf("%v\n%s", r, debug.Stack())
+			a.crash = crash(fmt.Sprintf("%s\n%s", screenLine(fmt.Sprint(r)), debug.Stack()))
 			m, cmd = a, tea.Quit
 		}
 	}()
@@ -175,7 +179,8 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 		msg()
 	case drawn:
 		a.drawing = false
-	case resumed: // to draw
+	case resumed: // only now would the answer not be echoed; the colour may be another one
+		a.display.write(ansi.RequestBackgroundColor)
 	case tea.KeyPressMsg:
 		a.press(msg)
 	case tea.PasteMsg:
@@ -203,7 +208,7 @@ func (a *app) Update(msg tea.Msg) (m tea.Model, cmd tea.Cmd) {
 // fit gives the input its size.
 func (a *app) fit() { a.input.setSize(a.width, min(6, a.height-5)) }
 
-// View is not asked for: the display draws.
+// View shows nothing: the display draws.
 func (a *app) View() tea.View { return tea.View{} }
 
 // drawn is the message that it is time to draw what has changed.
@@ -228,54 +233,21 @@ func (a *app) settle() {
 		return
 	}
 	r := a.here
+	if a.unforgotten != nil && r != a.lobby {
+		a.note("%s", strings.TrimSpace(unforgotten(a.unforgotten)))
+		a.unforgotten = nil
+	}
 	if !a.blurred && !r.scroll.held {
 		r.see()
 	}
-	a.reach(r)
-	a.fill(r)
+	a.reach()
+	a.fill()
 	if !a.ticking && len(r.typing) > 0 {
 		a.ticking = true
 		a.later(time.Second, func() { a.ticking = false })
 	}
 	if a.leaving && a.waiting() == 0 {
 		a.do(tea.Quit)
-	}
-}
-
-// press takes a key.
-func (a *app) press(msg tea.KeyPressMsg) {
-	switch msg.String() {
-	case "ctrl+z":
-		a.do(a.display.suspend())
-		return
-	case "ctrl+l":
-		a.display.forget()
-		return
-	case "ctrl+c":
-		a.interrupt()
-		return
-	}
-	switch {
-	case a.form != nil:
-		a.form.press(msg)
-	case a.question != nil:
-		a.answer(msg)
-	default:
-		a.chatKey(msg)
-	}
-}
-
-// interrupt leaves, but empties the input first if there is something in it.
-func (a *app) interrupt() {
-	switch {
-	case a.question != nil:
-		a.question = nil
-	case a.form == nil && a.input.value() != "" && !a.leaving:
-		a.input.remember(a.input.take())
-	case a.leaving:
-		a.do(tea.Quit)
-	default:
-		a.quit()
 	}
 }
 
@@ -290,74 +262,6 @@ func (a *app) quit() {
 	a.do(tea.Quit)
 }
 
-func (a *app) chatKey(msg tea.KeyPressMsg) {
-	a.here.seek = 0
-	p := a.pane()
-	page := max(1, p.height-1)
-	switch key := msg.String(); key {
-	case "enter":
-		a.enter()
-	case "tab":
-		a.complete(1)
-	case "shift+tab":
-		a.complete(-1)
-	case "pgup":
-		p.up(page)
-	case "pgdown":
-		p.down(page)
-	case "shift+pgup":
-		p.up(1)
-	case "shift+pgdown":
-		p.down(1)
-	case "ctrl+home":
-		a.here.seek = 1
-	case "alt+u":
-		a.here.seek = a.here.unreadLine
-	case "ctrl+end", "esc":
-		a.here.scroll.toEnd()
-	case "alt+up", "ctrl+p":
-		a.step(-1)
-	case "alt+down", "ctrl+n":
-		a.step(1)
-	case "alt+a":
-		a.nextUnread()
-	case "alt+1", "alt+2", "alt+3", "alt+4", "alt+5", "alt+6", "alt+7", "alt+8", "alt+9":
-		if i := int(key[len(key)-1] - '1'); i < len(a.rooms) {
-			a.show(a.rooms[i])
-		}
-	case "ctrl+d":
-		if a.input.value() == "" {
-			a.quit()
-			return
-		}
-		a.input.press(msg)
-	default:
-		a.input.press(msg)
-		a.typing()
-	}
-}
-
-func (a *app) complete(step int) {
-	if a.input.choices != nil {
-		a.input.turn(step)
-		return
-	}
-	line, _, first := a.input.around()
-	list := matching(line)
-	if !first || len(list) == 0 || strings.ContainsAny(line, " \t") {
-		a.input.completeName(a.here.names(a.user), step)
-		return
-	}
-	var names []string
-	for _, c := range list {
-		if c.args != "" {
-			c.name += " "
-		}
-		names = append(names, c.name)
-	}
-	a.input.complete(line, names, func(s string) string { return s }, step)
-}
-
 // keepRemembering remembers from time to time where the user is, for the program may be killed.
 func (a *app) keepRemembering() {
 	const often = 20 * time.Second
@@ -369,47 +273,9 @@ func (a *app) keepRemembering() {
 	}))
 }
 
-func (a *app) paste(text string) {
-	switch {
-	case a.form != nil:
-		a.form.paste(text)
-	case a.question != nil:
-		a.question.field, _ = a.question.field.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
-	case !a.input.paste(text):
-		a.note("What was pasted is too long for a message, and was left out: the input holds %d characters, in %d lines.", maxDraft, maxLines)
-	}
-}
-
 // note tells something in the room that is shown.
 func (a *app) note(format string, args ...any) { a.noteIn(a.here, format, args...) }
 
 func (a *app) noteIn(r *room, format string, args ...any) {
 	r.note(time.Now(), fmt.Sprintf(format, args...))
 }
-
-// question asks for a secret in the place of the input. Enter answers, Esc does not.
-type question struct {
-	label  string
-	field  textinput.Model
-	answer func(string)
-}
-
-func newQuestion(label string, answer func(string)) *question {
-	return &question{label: label, field: newField(true), answer: answer}
-}
-
-func (a *app) answer(msg tea.KeyPressMsg) {
-	q := a.question
-	switch msg.String() {
-	case "enter":
-		a.question = nil
-		q.answer(q.field.Value())
-	case "esc":
-		a.question = nil
-	default:
-		q.field, _ = q.field.Update(msg)
-	}
-}
-
-// isDenied reports whether a room was not entered because there is none of this code, or its password is another one.
-func isDenied(err error) bool { return errors.Is(err, client.ErrRoomAccessDenied) }

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +73,90 @@ func BenchmarkFlood(b *testing.B) {
 		}
 		a.Update(fed{})
 		a.display.turnTo(a.picture())
+	}
+}
+
+// inLobby is an app that is logged in, with rooms that it does not connect.
+func inLobby(t *testing.T, names ...string) *app {
+	a := newApp(t.Context(), Options{Out: io.Discard})
+	a.feed.send = func(tea.Msg) {}
+	a.form = nil
+	for _, name := range names {
+		r := newRoom(strings.ToUpper(name), name, "ann", 0)
+		r.joining = true
+		a.add(r)
+	}
+	return a
+}
+
+// What is being written is not lost: not by the first room that is shown, nor in one that is left for another, nor by signing out.
+func TestDrafts(t *testing.T) {
+	a := inLobby(t, "a", "b")
+	holds := func(when, want string) {
+		t.Helper()
+		if got := a.input.value(); got != want {
+			t.Errorf("%s the input holds %q, want %q", when, got, want)
+		}
+	}
+	a.input.set("typed early")
+	a.show(a.rooms[0])
+	holds("in the first room", "typed early")
+	a.show(a.rooms[0])
+	holds("in the same room", "typed early")
+	a.step(1)
+	holds("in the second room", "")
+	a.input.set("in b")
+	a.step(1)
+	holds("back in the first room", "typed early")
+	a.enterRoom(a.rooms[1])
+	holds("in a room that was just made", "typed early")
+	a.input.recall(a.input.at - 1)
+	holds("after Up", "in b")
+	a.input.load("again in b")
+	a.step(-1)
+	a.signOut("")
+	if !slices.Contains(a.input.history, "again in b") {
+		t.Errorf("after signing out Up brings back %q", a.input.history)
+	}
+}
+
+// The lobby stands before the first room.
+func TestStepFromLobby(t *testing.T) {
+	for n, want := range map[int]string{1: "a", -1: "c"} {
+		a := inLobby(t, "a", "b", "c")
+		if a.step(n); a.here.name != want {
+			t.Errorf("a step of %d leads to %q, want %q", n, a.here.name, want)
+		}
+	}
+}
+
+// That a token could not be removed is said where it is seen.
+func TestTokenStays(t *testing.T) {
+	a := inLobby(t, "a")
+	a.memory.folder = t.TempDir()
+	if err := os.MkdirAll(filepath.Join(a.memory.tokenPath(), "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const want = "The token could not be removed: "
+	a.unforgotten = a.forget("http://a", "ann")
+	a.show(a.rooms[0])
+	a.settle()
+	if got := bodies(a.here); !strings.Contains(got, want) {
+		t.Errorf("the room says %q", got)
+	}
+	a.logoutCommand("")
+	if a.form == nil || !strings.HasPrefix(a.form.problem, want) {
+		t.Error("the form does not say it")
+	}
+}
+
+// A terminal that does not say what it is can do nothing.
+func TestDumb(t *testing.T) {
+	for term, want := range map[string]bool{"dumb": true, "": runtime.GOOS != "windows", "xterm": false} {
+		t.Setenv("TERM", term)
+		if dumb() != want {
+			t.Errorf("TERM=%q is taken wrongly", term)
+		}
 	}
 }
 

@@ -30,14 +30,6 @@ func commands() []command {
 	}
 }
 
-// keysHelp is what /help says of keys.
-const keysHelp = `Enter sends; Alt-Enter, Shift-Enter or Ctrl-J begins a new line; pasted lines stay together
-Up and Down at the edge of the text: what you have entered before; Tab completes names and commands
-PageUp and PageDown scroll, Ctrl-Home and Ctrl-End go to the beginning and to the end, Alt-U to what is new; the mouse selects text, as ever
-Alt-Up and Alt-Down (or Ctrl-P and Ctrl-N) change the room, Alt-A goes to the next one with something new, Alt-1 to Alt-9 to one of the first
-Ctrl-L draws the screen anew, Ctrl-Z goes to the shell; Ctrl-C empties the input, and leaves when it is empty, as Ctrl-D does
-//text sends a message that begins with a slash`
-
 // enter takes the text that was entered: a command or a message.
 func (a *app) enter() {
 	text := a.input.take()
@@ -126,7 +118,7 @@ func (a *app) usersCommand(string) {
 			a.failed(r, "/users", err)
 			return
 		}
-		a.noteIn(r, "Here now: %s", strings.Join(r.here, ", "))
+		a.noteIn(r, "Here now: %s", strings.Join(r.present, ", "))
 	})
 }
 
@@ -209,8 +201,7 @@ func (a *app) logoutCommand(string) {
 		a.note("Not stored yet: %s. Wait, or give up: /logout once more.", count(n, "message"))
 		return
 	}
-	a.forget()
-	a.signOut("")
+	a.signOut(strings.TrimSpace(unforgotten(a.forget(a.server, a.user))))
 }
 
 func (a *app) helpCommand(string) {

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// maxDraft and maxLines are how long a text may become in the input, in characters and lines: four times what a server
-	// takes unless it is told otherwise. A key takes some milliseconds in a text of this length.
+	// maxDraft is how long a text may become in the input, in characters: four times what a server takes unless it is told
+	// otherwise. maxLines is how many lines it may have after a paste; who types may go on. A key takes some milliseconds in
+	// a text of this length.
 	maxDraft, maxLines = 16 << 10, 1000
 	// maxHistory is how many texts Up brings back.
 	maxHistory = 200
@@ -64,16 +65,16 @@ func (c *composer) setSize(width, maxHeight int) {
 	c.area.SetHeight(min(c.area.Height(), c.area.MaxHeight))
 }
 
-// The area has no tabs: it would make spaces of them. A tab is shown by its picture, and is a tab again in value.
-var (
-	tabsToPictures = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\t", "␉")
-	picturesToTabs = strings.NewReplacer("␉", "\t")
-)
+// The area has no tabs: it would make spaces of them. It has this in their place, the last character for private use, as
+// wide as the picture by which it is shown; in value it is a tab again.
+const tab = "\U0010FFFD"
 
-func (c *composer) value() string { return picturesToTabs.Replace(c.area.Value()) }
+var tabsIn = strings.NewReplacer("\r\n", "\n", "\r", "\n", tab, "\uFFFD", "\t", tab)
+
+func (c *composer) value() string { return strings.ReplaceAll(c.area.Value(), tab, "\t") }
 
 func (c *composer) set(s string) {
-	c.area.SetValue(tabsToPictures.Replace(s))
+	c.area.SetValue(tabsIn.Replace(s))
 	c.choices = nil
 }
 
@@ -99,6 +100,13 @@ func (c *composer) remember(s string) {
 		c.history = c.history[1:]
 	}
 	c.at = len(c.history)
+}
+
+// keep adds a text, if it is one, to what Up brings back, and leaves what is being written as it is.
+func (c *composer) keep(s string) {
+	if s != "" {
+		c.remember(s)
+	}
 }
 
 // press takes a key that is about the text.
@@ -132,7 +140,7 @@ func (c *composer) recall(at int) {
 
 // paste inserts a text. It reports false, and inserts nothing, if that would make too long a one.
 func (c *composer) paste(s string) bool {
-	s = tabsToPictures.Replace(s)
+	s = tabsIn.Replace(s)
 	if utf8.RuneCountInString(s)+c.area.Length() > maxDraft || strings.Count(s, "\n")+c.area.LineCount() > maxLines {
 		return false
 	}
@@ -167,17 +175,15 @@ func (c *composer) complete(word string, candidates []string, suffix func(string
 
 // turn goes on to another of the choices.
 func (c *composer) turn(step int) {
-	choices := c.choices
-	if len(choices) == 0 {
+	if len(c.choices) == 0 {
 		return
 	}
-	c.choice = (c.choice + step + len(choices)) % len(choices)
+	c.choice = (c.choice + step + len(c.choices)) % len(c.choices)
 	for range utf8.RuneCountInString(c.stem) {
 		c.area, _ = c.area.Update(tea.KeyPressMsg{Code: tea.KeyBackspace})
 	}
-	c.stem = choices[c.choice]
+	c.stem = c.choices[c.choice]
 	c.area.InsertString(c.stem)
-	c.choices = choices
 }
 
 // lastWord is the end of a line behind its last space.
@@ -210,5 +216,5 @@ func (c *composer) completeName(names []string, step int) {
 
 // view is the input as rows, and the cursor in it.
 func (c *composer) view() (string, *tea.Cursor) {
-	return harmless(c.area.View()), c.area.Cursor()
+	return harmless(strings.ReplaceAll(c.area.View(), tab, "␉")), c.area.Cursor()
 }

@@ -29,9 +29,16 @@ func notice(err error) string {
 	return string(unicode.ToUpper(first)) + s[n:] + "."
 }
 
-// sentence is what a person is told about err: the server's own words where it answered. It has no full
-// stop, so that more can follow.
+// sentence is what a person is told about err, on a line of a terminal: the server's own words where it answered. It has no
+// full stop, so that more can follow. A crash has many lines, which are all our own.
 func sentence(err error) string {
+	if e, ok := errors.AsType[crash](err); ok {
+		return e.Error()
+	}
+	return screenLine(words(err))
+}
+
+func words(err error) string {
 	e, answered := errors.AsType[*client.Error](err)
 	switch {
 	case unreachable(err):
@@ -67,6 +74,9 @@ func cause(err error) string {
 	return ""
 }
 
+// isDenied reports whether a room was not entered because there is none of this code, or its password is another one.
+func isDenied(err error) bool { return errors.Is(err, client.ErrRoomAccessDenied) }
+
 // link turns the changes of a room's connection into what is told about them: that it is away, once however
 // long it takes, and that it is back. The zero value is ready.
 type link struct {
@@ -87,6 +97,13 @@ func (l *link) change(state client.ConnState) string {
 		return "away"
 	}
 	return ""
+}
+
+// crash is a fault of the program: what it was, and where.
+type crash string
+
+func (c crash) Error() string {
+	return "a fault of the program, which should be reported: " + string(c)
 }
 
 // unconfirmedError is that messages were given up before the server had confirmed them.

@@ -31,6 +31,8 @@ type form struct {
 	at      place
 	touched bool   // a key was pressed
 	asking  bool   // the server has been asked
+	stop    func() // ends that
+	tries   int    // how often it has been
 	problem string // what went wrong
 }
 
@@ -53,13 +55,19 @@ func newField(hidden bool) textinput.Model {
 	f := textinput.New()
 	f.Prompt = ""
 	f.SetVirtualCursor(false)
-	f.SetStyles(textinput.Styles{Focused: textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}, Blurred: textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}})
+	plain := textinput.StyleState{Placeholder: lipgloss.NewStyle().Faint(true)}
+	f.SetStyles(textinput.Styles{Focused: plain, Blurred: plain})
 	f.KeyMap.Paste.Unbind() // the terminal pastes
 	if hidden {
 		f.EchoMode = textinput.EchoPassword
 	}
 	f.Focus()
 	return f
+}
+
+// pasteInto pastes a text into a field, without the line breaks at its end.
+func pasteInto(f *textinput.Model, text string) {
+	*f, _ = f.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
 }
 
 // newForm is the form with what is known already: from the flags, or from the last time.
@@ -102,10 +110,7 @@ func (f *form) byToken() bool {
 }
 
 // ofToken reports whether the token of the last time is of this server and user.
-func (f *form) ofToken() bool {
-	return f.token.Token != "" && sameServer(f.server.Value(), f.token.Server) &&
-		strings.EqualFold(strings.TrimSpace(f.name.Value()), f.token.User)
-}
+func (f *form) ofToken() bool { return f.token.of(f.server.Value(), f.name.Value()) }
 
 // field is the line to type in at a place, or nil.
 func (f *form) field(at place) *textinput.Model {
@@ -148,6 +153,11 @@ func (f *form) move(n int) {
 
 func (f *form) press(msg tea.KeyPressMsg) {
 	if f.asking {
+		if msg.String() == "esc" && !f.register { // what registers may be done already
+			f.stop()
+			f.asking, f.touched = false, true
+			f.tries++
+		}
 		return
 	}
 	f.touched = true
@@ -178,7 +188,7 @@ func (f *form) press(msg tea.KeyPressMsg) {
 func (f *form) paste(text string) {
 	f.touched = true
 	if field := f.field(f.at); field != nil && !f.asking {
-		*field, _ = field.Update(tea.PasteMsg{Content: strings.TrimRight(text, "\r\n")})
+		pasteInto(field, text)
 	}
 }
 
@@ -231,14 +241,24 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		f.problem, f.at = notice(err), placeServer
 		return
 	}
-	f.asking, f.touched, f.problem = true, false, ""
-	a.call(func(ctx context.Context, _ *client.Client) error {
+	ctx, stop := context.WithCancel(a.ctx)
+	f.asking, f.stop, f.touched, f.problem = true, stop, false, ""
+	f.tries++
+	try := f.tries
+	a.call(func(context.Context, *client.Client) error {
+		defer stop()
 		err := logIn(ctx, c)
 		if err != nil {
 			c.Disconnect()
 		}
 		return err
 	}, func(err error) {
+		if f.tries != try { // it was stopped
+			if err == nil {
+				a.others.Go(func() { c.Disconnect() })
+			}
+			return
+		}
 		f.asking = false
 		if err != nil {
 			f.failed(err)
@@ -254,9 +274,8 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 		a.o.Room = strings.TrimSpace(f.room.Value())
 		a.form = nil
 		if !f.stay && f.ofToken() {
-			a.forget()
+			a.unforgotten = a.forget(a.server, a.user)
 		}
-		a.lost = nil // it has been told
 		a.begin()
 	})
 }
@@ -270,14 +289,14 @@ func (f *form) failed(err error) {
 		f.password.SetValue("")
 		f.again.SetValue("")
 	case errors.Is(err, client.ErrTokenExpired), errors.Is(err, client.ErrTokenInvalid):
-		f.a.forget()
+		f.problem += unforgotten(f.a.forget(f.token.Server, f.token.User))
 		f.token, f.at = savedToken{}, placePassword
 	case errors.Is(err, client.ErrNameTaken), errors.Is(err, client.ErrInvalidField):
 		f.at = placeName
 	case errors.Is(err, client.ErrRegistrationClosed):
 		f.register, f.at = false, placeAccount
 	case f.byToken(): // nothing has to be typed when the server is back
-		f.a.later(retryPause, func() {
+		f.a.later(pauseAfter(err), func() {
 			if f.a.form == f && !f.touched && !f.asking {
 				f.submit()
 			}
@@ -353,10 +372,12 @@ func (f *form) view(width, height int) ([]string, *tea.Cursor) {
 	}
 	rows = append(rows, "")
 	switch {
-	case f.asking:
+	case f.asking && f.register:
 		say(t.faint, "Asking the server …")
+	case f.asking:
+		say(t.faint, "Asking the server … Esc stops that.")
 	case f.problem != "":
-		say(t.alert, screenLine(f.problem))
+		say(t.alert, f.problem)
 	case f.at == placeStay:
 		say(t.faint, "Yes keeps a token in "+f.a.memory.tokenPath()+", for you alone to read: never the password. Whoever has it is you, until it expires or you /logout.")
 	case f.at == placeAccount:

@@ -3,7 +3,7 @@ package tui
 // Help is what `grpcchatter chat --help` says beyond its flags.
 const Help = `On a terminal it asks for what is not given; /help in a room lists the commands.
 
-When the input or the output is no terminal, where TERM is dumb, and with --plain, it is a line protocol for scripts:
+When the input or the output is no terminal, where TERM is dumb or empty, and with --plain, it is a line protocol for scripts:
 
 Every line in is a message as it stands, also one that begins with a slash; empty lines are skipped. Every
 line out is a message of the room since it was joined, one's own too: "2006-01-02T15:04:05Z name: text", the

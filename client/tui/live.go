@@ -13,9 +13,17 @@ import (
 const (
 	// historyPage is how many messages of the history are asked for at a time.
 	historyPage = 100
-	// retryPause is how long to wait before asking again what was not answered.
+	// retryPause is how long to wait before asking again what was not answered, at least.
 	retryPause = 2 * time.Second
 )
+
+// pauseAfter is how long to wait before asking again what failed with err: longer than retryPause where the server says so.
+func pauseAfter(err error) time.Duration {
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		return max(retryPause, e.RetryAfter)
+	}
+	return retryPause
+}
 
 // add puts a room into the list.
 func (a *app) add(r *room) {
@@ -35,28 +43,30 @@ func (a *app) find(code string) *room {
 	return nil
 }
 
-// show makes a room the one that is looked at.
+// show makes a room the one that is looked at. What is being written stays with the room before, but not in the lobby, to
+// which no key leads back.
 func (a *app) show(r *room) {
-	if r == a.here {
-		return
+	if r != a.here && a.here != a.lobby {
+		a.here.draft = a.input.take()
 	}
-	a.here.draft = a.input.value()
-	a.here.unreadLine, a.here.seek = 0, 0
-	a.here = r
-	a.input.load(r.draft)
-	r.enter()
-	a.connect(r)
-	a.remember()
+	a.enterRoom(r)
 }
 
 // enterRoom makes a room the one that is looked at, and takes along what is being written.
 func (a *app) enterRoom(r *room) {
-	text := a.input.value()
-	a.input.load("")
-	a.show(r)
-	if text != "" {
-		a.input.load(text)
+	if r == a.here {
+		return
 	}
+	a.here.unreadLine, a.here.seek = 0, 0
+	a.here = r
+	if a.input.value() == "" {
+		a.input.load(r.draft)
+	} else {
+		a.input.keep(r.draft)
+	}
+	r.draft = ""
+	r.enter()
+	a.connect(r)
 }
 
 // step goes to the room n places further down the list.
@@ -65,6 +75,9 @@ func (a *app) step(n int) {
 		return
 	}
 	i := slices.Index(a.rooms, a.here)
+	if i < 0 && n < 0 { // from the lobby, which stands before the first
+		i = 0
+	}
 	a.show(a.rooms[(i+n+len(a.rooms))%len(a.rooms)])
 }
 
@@ -89,8 +102,11 @@ func (a *app) connect(r *room) {
 		case isDenied(err):
 			a.drop(r, "You can no longer enter %s (%s).", r.name, r.code)
 		default:
-			r.away = err
-			a.later(retryPause, func() { a.connect(r) })
+			r.away, r.joining = err, true // until then: whoever shows the room meanwhile is not to begin once more
+			a.later(pauseAfter(err), func() {
+				r.joining = false
+				a.connect(r)
+			})
 		}
 	})
 }
@@ -123,10 +139,27 @@ func (a *app) open(r *room, password string, done func(error)) {
 				r.away = nil
 			}
 			a.others.Go(func() { a.receive(ctx, r, live) })
-			a.others.Go(func() { a.send(ctx, r, live) })
-			a.meet(r, func(error) {})
+			outbox := r.outbox
+			a.others.Go(func() { a.send(ctx, r, outbox, live) })
+			a.attend(r)
 		}
 		done(err)
+	})
+}
+
+// attend asks who is present in a room until that is known. While the room is away it does not: it is asked again when it
+// is back.
+func (a *app) attend(r *room) {
+	live := r.live
+	a.meet(r, func(err error) {
+		if err == nil {
+			return
+		}
+		a.later(pauseAfter(err), func() {
+			if r.live == live && !r.link.away {
+				a.attend(r)
+			}
+		})
 	})
 }
 
@@ -148,7 +181,7 @@ func (a *app) meet(r *room, done func(error)) {
 			a.later(time.Second, func() { a.meet(r, done) })
 			return
 		case err == nil:
-			r.here = present
+			r.present = present
 		}
 		done(err)
 	})
@@ -191,21 +224,23 @@ func (a *app) notify(r *room, m client.Message) {
 	}
 }
 
-// reach goes to the message that is sought, once it is there.
-func (a *app) reach(r *room) {
+// reach goes to the message that is sought in the room that is shown, once it is there.
+func (a *app) reach() {
+	r := a.here
 	if r.seek == 0 || !r.complete && (r.oldest == 0 || r.oldest > r.seek) {
 		return
 	}
-	a.paneOf(r).reach(r.seek)
+	a.pane().reach(r.seek)
 	r.seek = 0
 }
 
-// fill asks for more of a room's history if what is above the screen is less than a page.
-func (a *app) fill(r *room) {
+// fill asks for more of the history of the room that is shown if what is above the screen is less than a page.
+func (a *app) fill() {
+	r := a.here
 	if r.live == nil || r.loading || r.complete {
 		return
 	}
-	p := a.paneOf(r)
+	p := a.pane()
 	p.height *= 2
 	if rows, above := p.visible(); r.seek == 0 && (above > 0 || len(rows) >= p.height) {
 		return
@@ -221,7 +256,7 @@ func (a *app) fill(r *room) {
 		case r.live != live:
 			r.loading = false
 		case err != nil:
-			a.later(retryPause, func() { r.loading = false })
+			a.later(pauseAfter(err), func() { r.loading = false })
 		default:
 			r.loading = false
 			r.prepend(page, before, a.user)
@@ -237,20 +272,22 @@ func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
 		r.typing = make(map[string]time.Time)
 	case "back":
 		r.away = nil
-		a.meet(r, func(error) {})
+		a.attend(r)
 	}
 }
 
 // happened follows who comes, goes and types.
 func (a *app) happened(r *room, e client.Event) {
-	mine := strings.EqualFold(e.UserName, a.user)
+	if strings.EqualFold(e.UserName, a.user) {
+		return
+	}
 	now := time.Now()
-	switch {
-	case e.Kind == client.UserJoined && !mine:
+	switch e.Kind {
+	case client.UserJoined:
 		r.came(e.UserName, now)
-	case e.Kind == client.UserLeft && !mine:
+	case client.UserLeft:
 		r.left(e.UserName, now)
-	case e.Kind == client.Typing && !mine:
+	case client.Typing:
 		r.typing[e.UserName] = now.Add(typingTime)
 	}
 }
@@ -272,7 +309,7 @@ func (a *app) over(r *room, err error) {
 func (a *app) restart(r *room) {
 	unsaved := r.giveUp()
 	r.leave()
-	r.items, r.oldest, r.last, r.newest, r.read, r.complete = nil, 0, 0, 0, 0, false
+	r.items, r.oldest, r.last, r.newest, r.read, r.mentions, r.complete = nil, 0, 0, 0, 0, 0, false
 	r.unreadLine, r.seek, r.restored = 0, 0, true
 	r.scroll.toEnd()
 	a.noteIn(r, "The server's data has been restored from a backup: this is the room as it is now.")
@@ -293,8 +330,8 @@ func (a *app) drop(r *room, format string, args ...any) {
 	a.rooms, a.entering = without(a.rooms, r), without(a.entering, r)
 	if r == a.here {
 		a.enterRoom(a.lobby)
-	} else if r.draft != "" {
-		a.input.remember(r.draft)
+	} else {
+		a.input.keep(r.draft)
 	}
 	a.note(format, args...)
 	a.lose(r, r.giveUp())

@@ -37,6 +37,11 @@ type savedToken struct {
 	Token  string `json:"token"`
 }
 
+// of reports whether the token is one of an account.
+func (t savedToken) of(server, user string) bool {
+	return t.Token != "" && sameServer(server, t.Server) && strings.EqualFold(strings.TrimSpace(user), t.User)
+}
+
 const memoryFile, tokenFile = "chat.json", "token.json"
 
 // recall reads what was remembered in the folder. What cannot be read is as if there were nothing, and is written anew.
@@ -62,8 +67,10 @@ func (m *memory) read(name string, into any) error {
 
 // rooms are the rooms of a user of a server, by short code.
 func (m *memory) rooms(server, user string) map[string]remembered {
-	return m.Rooms[server+" "+strings.ToLower(user)]
+	return m.Rooms[roomsKey(server, user)]
 }
+
+func roomsKey(server, user string) string { return server + " " + strings.ToLower(user) }
 
 // save remembers where the user is; without rooms, only who it is. What another client has written meanwhile of other
 // users is kept, and a message that was seen there has been seen.
@@ -80,7 +87,7 @@ func (m *memory) save(server, user string, rooms map[string]remembered) error {
 	}
 	m.Server, m.User, m.Rooms = server, user, now.Rooms
 	if rooms != nil {
-		m.Rooms[server+" "+strings.ToLower(user)] = rooms
+		m.Rooms[roomsKey(server, user)] = rooms
 	}
 	return m.write(memoryFile, m)
 }
@@ -95,10 +102,17 @@ func (m *memory) keep(t savedToken) error {
 	return m.write(tokenFile, t)
 }
 
-// forget removes the token.
-func (m *memory) forget() error {
-	m.token = savedToken{}
+// forget removes the token of an account. One that is kept for another account stays, and a file that makes no sense does
+// not.
+func (m *memory) forget(server, user string) error {
+	if m.token.of(server, user) {
+		m.token = savedToken{}
+	}
 	if m.folder == "" {
+		return nil
+	}
+	var kept savedToken
+	if err := m.read(tokenFile, &kept); err == nil && !kept.of(server, user) {
 		return nil
 	}
 	err := os.Remove(m.tokenPath())

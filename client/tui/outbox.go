@@ -31,11 +31,11 @@ func (a *app) say(body string) {
 	r.scroll.toEnd()
 }
 
-// send sends what is put into a room's outbox, in its order.
-func (a *app) send(ctx context.Context, r *room, live *client.Room) {
+// send sends what is put into a room's outbox of now, in its order.
+func (a *app) send(ctx context.Context, r *room, outbox <-chan *item, live *client.Room) {
 	for {
 		select {
-		case it := <-r.outbox:
+		case it := <-outbox:
 			if ctx.Err() != nil { // it has been given up, with all that waited
 				return
 			}

@@ -78,7 +78,7 @@ func (p *plain) enter(ctx context.Context, c *client.Client) error {
 		if code, err = c.CreateChatRoom(ctx, p.o.Create, p.o.RoomPassword); err != nil {
 			return err
 		}
-		p.note.Println("room", code)
+		p.note.Println("room", screenLine(code))
 	}
 	var err error
 	var link link

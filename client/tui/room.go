@@ -31,10 +31,10 @@ type room struct {
 	link              link
 	away              error // why it is not connected; nil when it is
 
-	items   []*item // oldest first; the messages among them have no gap
-	pending []*item // own messages that have not come back yet, in their order: shown under the items
-	unsaved []*item // own messages that the server has not confirmed yet
-	outbox  chan *item
+	items   []*item    // oldest first; the messages among them have no gap
+	pending []*item    // own messages that have not come back yet, in their order: shown under the items
+	unsaved []*item    // own messages that the server has not confirmed yet
+	outbox  chan *item // those of unsaved that have not been sent
 	scroll  scroll
 
 	oldest, last uint64 // seqs of the first and the last message among items; 0: there is none
@@ -46,20 +46,22 @@ type room struct {
 	loading      bool   // more of the history is being asked for
 	complete     bool   // there is nothing before oldest
 
-	here   []string             // who is present, sorted
-	moves  int                  // how often somebody came or went
-	typing map[string]time.Time // who types, and until when to say so
-	hinted time.Time            // when the others were last told that the user types
-	draft  string               // in the input line while another room is shown
+	present []string             // who is present, sorted
+	moves   int                  // how often somebody came or went
+	typing  map[string]time.Time // who types, and until when to say so
+	hinted  time.Time            // when the others were last told that the user types
+	draft   string               // in the input line while another room is shown
 }
 
 // maxPending is how many of a room's messages may wait to be stored: as many as the room itself has under way at a time.
 const maxPending = 1000
 
+func newOutbox() chan *item { return make(chan *item, maxPending) }
+
 func newRoom(code, name, owner string, newest uint64) *room {
 	return &room{
 		code: code, name: name, owner: owner, newest: newest, read: newest,
-		outbox: make(chan *item, maxPending),
+		outbox: newOutbox(),
 		typing: make(map[string]time.Time),
 	}
 }
@@ -106,14 +108,26 @@ func (r *room) add(m client.Message, mine, mention bool) bool {
 	}
 	r.last = m.Seq
 	r.append(&item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: mention})
+	r.know(m.Seq - 1)
 	r.newest = max(r.newest, m.Seq)
 	delete(r.typing, m.UserName)
-	if mine {
-		r.read = r.newest // they were read where it was written
+	if mine { // what came before was read where it was written
+		r.read, r.mentions = max(r.read, m.Seq), 0
 		r.arrived(m.Seq, m.Body)
 	}
 	return true
 }
+
+// know notes that the room has messages up to a seq. Those that it has after a restore are no news.
+func (r *room) know(seq uint64) {
+	if r.unknown() {
+		r.read = seq
+	}
+	r.newest = max(r.newest, seq)
+}
+
+// unknown reports whether the room's messages have been replaced, and nothing is known yet of what it has now.
+func (r *room) unknown() bool { return r.restored && r.newest == 0 }
 
 // note adds a line about the chat.
 func (r *room) note(at time.Time, text string) {
@@ -154,27 +168,26 @@ func (r *room) has(seq uint64) bool {
 	return false
 }
 
-// prepend adds a page of the history, of the messages before a seq. It is late if that is not the oldest any more.
+// prepend adds a page of the history, of the messages before a seq, or of the last ones before 0. It is late if the room
+// begins elsewhere by now: then it says nothing of what comes before that.
 func (r *room) prepend(page []client.Message, before uint64, user string) {
-	if before != 0 && before != r.oldest {
+	if before != r.oldest {
 		return
 	}
 	var older []*item
 	for _, m := range page {
-		if r.oldest == 0 || m.Seq < r.oldest {
-			mine := strings.EqualFold(m.UserName, user)
-			if mine {
-				r.arrived(m.Seq, "")
-			}
-			older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
+		mine := strings.EqualFold(m.UserName, user)
+		if mine {
+			r.arrived(m.Seq, "")
 		}
+		older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
 	}
 	if len(older) == 0 {
 		r.complete = true
 		return
 	}
 	r.oldest, r.last = older[0].seq, max(r.last, older[len(older)-1].seq)
-	r.newest = max(r.newest, r.last)
+	r.know(r.last)
 	r.complete = r.oldest == 1
 	if len(r.items)+len(older) > maxHeld {
 		r.complete = true
@@ -208,7 +221,8 @@ func (r *room) unpend(it *item) {
 	}
 }
 
-// giveUp empties what waits to be stored, and returns it.
+// giveUp empties what waits to be stored, and returns it. Whoever sends for the room keeps the outbox that there was: with a
+// new one nothing that is written from now on can be taken for what was given up.
 func (r *room) giveUp() []*item {
 	unsaved := r.unsaved
 	for _, it := range slices.Clone(r.pending) {
@@ -216,10 +230,7 @@ func (r *room) giveUp() []*item {
 			r.unpend(it)
 		}
 	}
-	r.unsaved = nil
-	for len(r.outbox) > 0 {
-		<-r.outbox
-	}
+	r.unsaved, r.outbox = nil, newOutbox()
 	return unsaved
 }
 
@@ -260,15 +271,15 @@ func (r *room) see() {
 
 // came and left keep who is present.
 func (r *room) came(name string, at time.Time) {
-	if i, found := slices.BinarySearch(r.here, name); !found {
-		r.here = slices.Insert(r.here, i, name)
+	if i, found := slices.BinarySearch(r.present, name); !found {
+		r.present = slices.Insert(r.present, i, name)
 	}
 	r.moves++
 	r.notePresence(name+" joined", at)
 }
 
 func (r *room) left(name string, at time.Time) {
-	r.here = without(r.here, name)
+	r.present = without(r.present, name)
 	delete(r.typing, name)
 	r.moves++
 	r.notePresence(name+" left", at)
@@ -312,7 +323,7 @@ func (r *room) names(user string) []string {
 	for i := len(r.items) - 1; i >= max(0, len(r.items)-lately); i-- {
 		add(r.items[i].name)
 	}
-	for _, name := range r.here {
+	for _, name := range r.present {
 		add(name)
 	}
 	return names

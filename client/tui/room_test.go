@@ -1,7 +1,10 @@
 package tui
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -60,6 +63,15 @@ func TestRoomOrders(t *testing.T) {
 		{"a page of the history that is late", func(r *room, it *item) {
 			r.prepend([]client.Message{m(1, "bob", "other")}, 7, "ann")
 		}, "one two …ok"},
+		{"a page of the end, and messages meanwhile", func(r *room, it *item) {
+			r.items, r.oldest, r.last = nil, 0, 6
+			r.add(m(7, "bob", "seven"), false, false)
+			r.prepend([]client.Message{m(7, "bob", "seven"), m(8, "bob", "eight")}, 0, "ann") // was asked for before
+			r.prepend([]client.Message{m(6, "bob", "six")}, r.oldest, "ann")
+			if r.complete {
+				t.Error("there is said to be nothing before 6")
+			}
+		}, "six seven …ok"},
 		{"a note meanwhile", func(r *room, it *item) {
 			r.note(time.Unix(9, 0), "note")
 			r.add(m(3, "bob", "three"), false, false)
@@ -87,6 +99,142 @@ func TestRoomOrders(t *testing.T) {
 				t.Errorf("it shows %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// What has not been seen is counted as such, and nothing else is: not by the user's other devices, nor after a restore.
+func TestUnread(t *testing.T) {
+	m := func(seq uint64, user, body string) client.Message {
+		return client.Message{Seq: seq, UserName: user, Body: body, SentAt: time.Unix(int64(seq), 0)}
+	}
+	list := func(name string, last uint64) []client.ChatRoom {
+		return []client.ChatRoom{{ShortCode: "A", Name: name, Owner: "ann", LastSeq: last}}
+	}
+	restore := func(a *app, r *room) {
+		r.stop, r.mentions = func() {}, 1
+		a.restart(r)
+	}
+	for _, test := range []struct {
+		name string
+		do   func(a *app, r *room)
+		want string
+	}{
+		{"the first message", func(a *app, r *room) { a.received(r, m(1, "bob", "hi")) }, "1"},
+		{"two, and who is meant", func(a *app, r *room) {
+			a.received(r, m(1, "bob", "hi"))
+			a.received(r, m(2, "bob", "hi ann"))
+		}, "@2"},
+		{"an answer from another device", func(a *app, r *room) {
+			a.received(r, m(1, "bob", "hi ann"))
+			a.received(r, m(2, "ann", "hi"))
+			a.received(r, m(3, "bob", "again"))
+		}, "1"},
+		{"an own message from before the last one", func(a *app, r *room) {
+			r.know(2)
+			a.received(r, m(1, "ann", "hi"))
+		}, "1"},
+		{"the list knows of more", func(a *app, r *room) { a.merge(list("a", 3)) }, "3"},
+		{"restored", restore, ""},
+		{"restored, then a message", func(a *app, r *room) {
+			a.received(r, m(700, "bob", "hi ann"))
+			restore(a, r)
+			a.received(r, m(501, "bob", "hi"))
+		}, "1"},
+		{"restored, then the list", func(a *app, r *room) {
+			restore(a, r)
+			a.merge(list("a", 500))
+			a.received(r, m(501, "bob", "hi"))
+		}, "1"},
+		{"restored, then the history", func(a *app, r *room) {
+			restore(a, r)
+			r.prepend([]client.Message{m(500, "bob", "old")}, 0, "ann")
+		}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := inLobby(t, "a")
+			a.user = "ann"
+			r := a.rooms[0]
+			test.do(a, r)
+			if got := badge(r.unread(), r.mentions); got != test.want {
+				t.Errorf("the list says %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// A room that has another name now stands at its place in the list, and so does one that comes after that.
+func TestRoomRenamed(t *testing.T) {
+	a := inLobby(t, "a", "b", "d")
+	a.merge([]client.ChatRoom{{ShortCode: "A", Name: "z"}})
+	a.add(newRoom("C", "c", "ann", 0))
+	var names []string
+	for _, r := range a.rooms {
+		names = append(names, r.name)
+	}
+	if got := strings.Join(names, " "); got != "b c d z" {
+		t.Errorf("the rooms are %s", got)
+	}
+}
+
+// A message that is written after a restore is none of those that are given up by it.
+func TestOutboxAfterRestore(t *testing.T) {
+	a := inLobby(t, "a")
+	a.show(a.rooms[0])
+	r := a.here
+	a.say("before")
+	ctx, stop := context.WithCancel(t.Context())
+	r.stop = stop
+	before := r.outbox
+	a.restart(r)
+	a.say("after")
+	for range 100 { // as what ran until then may still do; it may take something each time
+		a.send(ctx, r, before, nil)
+	}
+	if len(r.outbox) != 1 || len(r.unsaved) != 1 || fmt.Sprint(a.leftBehind()) != "[before after]" {
+		t.Errorf("there are %d messages to send of %d; given up would be %v", len(r.outbox), len(r.unsaved), a.leftBehind())
+	}
+}
+
+// However often a room is shown that cannot be joined, it is tried again by one timer; which waits as the server says.
+func TestConnectAgain(t *testing.T) {
+	a := inLobby(t, "a", "b")
+	c, err := client.New("http://127.0.0.1:1") // nobody is logged in: every call fails at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Disconnect()
+	a.c = c
+	fed := make(chan []func(), 1)
+	a.feed.send = func(tea.Msg) { fed <- a.feed.take() }
+	r := a.rooms[0]
+	r.joining = false
+	a.show(r)
+	for r.away == nil {
+		for _, event := range <-fed {
+			event()
+		}
+	}
+	a.step(1)
+	a.step(1)
+	a.merge(nil)
+	if n := len(a.take()); n != 1 || a.here != r {
+		t.Errorf("%d timers are to try again", n)
+	}
+	a.others.Wait()
+	if late := a.feed.take(); len(late) > 0 {
+		t.Error("it was tried once more")
+	}
+	select {
+	case <-fed:
+		t.Error("it was tried once more")
+	default:
+	}
+	for err, want := range map[error]time.Duration{
+		io.EOF: retryPause, &client.Error{RetryAfter: time.Second}: retryPause, &client.Error{RetryAfter: time.Minute}: time.Minute,
+	} {
+		if got := pauseAfter(err); got != want {
+			t.Errorf("after %v it waits for %v", err, got)
+		}
 	}
 }
 
@@ -194,7 +342,10 @@ func TestMemoryOfTwo(t *testing.T) {
 	if err := one.keep(token); err != nil {
 		t.Fatal(err)
 	}
-	if err := recall(folder).forget(); err != nil {
+	if err := errors.Join(one.forget("http://a", "bob"), one.forget("http://b", "ann")); err != nil || one.token != token || recall(folder).token != token {
+		t.Errorf("the token of another account is gone: %v", err)
+	}
+	if err := recall(folder).forget("a/", "Ann"); err != nil {
 		t.Fatal(err)
 	}
 	if err := one.keep(token); err != nil || recall(folder).token != (savedToken{}) {

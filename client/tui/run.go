@@ -1,8 +1,8 @@
 // Package tui is the terminal client of GRPCChatter, `grpcchatter chat`.
 //
 // On a terminal it fills the screen: a form to sign in, then the user's rooms, with a line of input under the messages.
-// Anywhere else, on a terminal that can do nothing (TERM=dumb), and when asked to, it is a line protocol, so that a shell
-// script can be a bot: see Options.Plain.
+// Anywhere else, on a terminal that can do nothing (TERM is dumb or, other than on Windows, empty), and when asked to, it is
+// a line protocol, so that a shell script can be a bot: see Options.Plain.
 package tui
 
 import (
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 
 	"golang.org/x/term"
 )
@@ -59,12 +60,15 @@ type Options struct {
 	Plain bool
 }
 
-// ErrOutputClosed is what Run returns when nobody reads Out any more. There is nobody to tell.
+// ErrOutputClosed is what Run returns when nobody reads Out any more, or when a terminal takes nothing: there is nobody to
+// tell. What there would have been to tell may be wrapped beside it.
 var ErrOutputClosed = errors.New("the output is closed")
 
 // Run chats until the person leaves, the input ends, the room is gone, or ctx is cancelled. It returns
 // nil after leaving and after a cancelled ctx, unless there are messages that the server has not confirmed.
-// Every error is a sentence for a person; in the line protocol a message that was not sent is one. A terminal is given back as it was.
+// Every error is a sentence for a person; in the line protocol a message that was not sent is one.
+//
+// A terminal is given back as it was, unless it takes no output for a second: then nothing is written to it any more.
 func Run(ctx context.Context, o Options) error {
 	o.setDefaults()
 	err := o.run(ctx)
@@ -76,10 +80,16 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func (o *Options) run(ctx context.Context) error {
-	if terminal(o.In) == nil || terminal(o.Out) == nil || o.Plain || os.Getenv("TERM") == "dumb" {
+	if terminal(o.In) == nil || terminal(o.Out) == nil || o.Plain || dumb() {
 		return runPlain(ctx, *o)
 	}
 	return runScreen(ctx, *o)
+}
+
+// dumb reports whether the terminal is one that can do nothing. On Windows none says what it is, and all can.
+func dumb() bool {
+	t := os.Getenv("TERM")
+	return t == "dumb" || t == "" && runtime.GOOS != "windows"
 }
 
 func (o *Options) setDefaults() {

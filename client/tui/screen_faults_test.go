@@ -3,14 +3,20 @@
 package tui
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	tea "charm.land/bubbletea/v2"
 )
 
 // The server is killed and comes back. What is written meanwhile is shown as pending, and is sent once.
@@ -100,12 +106,14 @@ func TestScreenUnsent(t *testing.T) {
 	w.await("Not stored yet: 1 message.")
 	w.enter("/logout")
 	w.await("1 message may not have been")
-	w.keys("C-c")
+	s.start(t)
+	w.enter(testPassword)
+	w.await("Lobby · "+code, "● connected")
+	w.enter("/quit")
 	w.ended(1)
 	w.await("Perhaps not sent: never sent", "grpcchatter: 1 message had not been stored yet and may be lost")
 
 	// The account is no more.
-	s.start(t)
 	w = member(t, s, ordinary, "alice", code)
 	s.kill()
 	w.await("○ away")
@@ -163,6 +171,65 @@ func TestScreenServerComesLater(t *testing.T) {
 	w.await("The server cannot be reached")
 	s.start(t)
 	w.await("Lobby · "+code, "● connected")
+}
+
+// The server of the last time takes connections and says nothing: who does not want to wait for it goes on with Esc.
+func TestScreenServerIsSilent(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.room(t, "alice", testPassword)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	kind := terminalKind{width: 80, height: 24, config: t.TempDir()}
+	m := recall(filepath.Join(kind.config, "grpcchatter"))
+	if err := m.keep(savedToken{"http://" + silent.Addr().String(), "alice", "x.y.z"}); err != nil {
+		t.Fatal(err)
+	}
+	w := openWindow(t, kind)
+	w.await("Asking the server … Esc stops that.")
+	w.keys("Escape")
+	w.await("Enter goes on")
+	w.keys("Up", "Up", "C-u")
+	w.types(s.url())
+	w.keys("Enter")
+	w.enter(testPassword)
+	w.await("Lobby", "● connected")
+}
+
+// Who is present is asked for again if that could not be told.
+func TestAttend(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, c := s.room(t, "alice", testPassword)
+	a := inLobby(t)
+	a.c = c
+	fed := make(chan []func(), 1)
+	a.feed.send = func(tea.Msg) { fed <- a.feed.take() }
+	answered := func() {
+		for _, event := range <-fed {
+			event()
+		}
+	}
+	r := newRoom(code, "Lobby", "alice", 0)
+	r.live = joined(t, c, code)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.ctx = over
+	a.attend(r)
+	answered()
+	a.ctx = t.Context()
+	again := a.take()
+	if len(r.present) != 0 || len(again) != 1 {
+		t.Fatalf("present is %v, and there are %d timers", r.present, len(again))
+	}
+	again[0]().(after)()
+	answered()
+	if fmt.Sprint(r.present) != "[alice]" {
+		t.Errorf("present is %v", r.present)
+	}
 }
 
 // Nothing in a message or a name is obeyed by the terminal, or breaks the layout.
@@ -272,6 +339,73 @@ func TestScreenBlocked(t *testing.T) {
 	}, func(s string) bool { return s == syscall.ESRCH.Error() }, "the end of the program")
 	stopped(syscall.SIGCONT)
 	w.await("status 0")
+}
+
+// block has a window's terminal take no output any more, with what is on its way to it, until resume is called.
+func (w *window) block() (resume func()) {
+	w.t.Helper()
+	tmux, err := strconv.Atoi(strings.TrimSpace(w.run("display-message", "-p", "#{pid}")))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	tty, err := syscall.Open(strings.TrimSpace(w.run("display-message", "-p", "#{pane_tty}")), syscall.O_WRONLY|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer syscall.Close(tty)
+	if err := syscall.Kill(tmux, syscall.SIGSTOP); err != nil {
+		w.t.Fatal(err)
+	}
+	resume = sync.OnceFunc(func() { syscall.Kill(tmux, syscall.SIGCONT) })
+	w.t.Cleanup(resume)
+	for err == nil { // NUL shows nothing
+		_, err = syscall.Write(tty, make([]byte, 1))
+	}
+	if err != syscall.EAGAIN {
+		w.t.Fatal(err)
+	}
+	return resume
+}
+
+// Ctrl-Z on a terminal that takes no output holds up nothing either: the program goes on and draws all anew, or is ended by
+// SIGTERM, even with something to tell that nobody would read.
+func TestScreenBlockedSuspended(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, _ := s.room(t, "alice", testPassword)
+	w := member(t, s, ordinary, "alice", code)
+	suspend := func() (resume func()) {
+		t.Helper()
+		w.signal(syscall.SIGSTOP) // the key is there before the program can read it, and the terminal is blocked by then
+		w.keys("C-z")
+		w.settled()
+		resume = w.block()
+		w.signal(syscall.SIGCONT)
+		time.Sleep(500 * time.Millisecond)
+		return resume
+	}
+	resume := suspend()
+	time.Sleep(2 * goodbye)
+	resume()
+	w.keys("h", "i")
+	w.awaitInput("hi")
+	w.undamaged()
+	w.keys("C-c")
+
+	s.kill()
+	w.await("○ away")
+	w.enter("never sent")
+	w.await("… never sent")
+	resume = suspend()
+	pid := w.pid()
+	w.signal(syscall.SIGTERM)
+	eventually(t, func() string {
+		return fmt.Sprint(syscall.Kill(pid, 0))
+	}, func(s string) bool { return s == syscall.ESRCH.Error() }, "the end of the program")
+	resume()
+	if screen := w.await("status 1"); strings.Contains(screen, "Perhaps not sent") {
+		t.Errorf("it was told on a terminal that took nothing")
+	}
 }
 
 // The terminal is given back as it was, whenever the program is made to leave.

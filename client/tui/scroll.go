@@ -53,7 +53,6 @@ type drawing struct {
 type look struct {
 	head, day, unread bool // what stands above it: the sender, the date, the unread line
 	dark              bool
-	kind              itemKind
 }
 
 // pane draws a room's items in a column of so many columns and rows.
@@ -75,7 +74,7 @@ func (p *pane) at(i int) *item {
 // rows are the rows of an item.
 func (p *pane) rows(i int) []string {
 	it := p.at(i)
-	l := look{dark: p.theme.dark, kind: it.kind}
+	l := look{dark: p.theme.dark}
 	l.unread = p.r.unreadLine != 0 && it.kind == stored && it.seq >= p.r.unreadLine && (i == 0 || p.before(i) < p.r.unreadLine)
 	if i == 0 {
 		l.day, l.head = true, true

@@ -21,7 +21,7 @@ func (a *app) begin() {
 			return
 		case err != nil:
 			a.away = err
-			a.later(retryPause, a.begin)
+			a.later(pauseAfter(err), a.begin)
 			return
 		}
 		a.listed, a.away = true, nil
@@ -58,6 +58,7 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 	for _, info := range list {
 		if r := a.find(info.ShortCode); r != nil {
 			r.name, r.owner = info.Name, info.Owner
+			r.know(info.LastSeq)
 			continue
 		}
 		r := newRoom(info.ShortCode, info.Name, info.Owner, info.LastSeq)
@@ -67,8 +68,9 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 				open = r
 			}
 		}
-		a.add(r)
+		a.rooms = append(a.rooms, r)
 	}
+	slices.SortFunc(a.rooms, byName) // one may have another name now
 	for i, r := range a.rooms {
 		if i < maxOpen {
 			a.connect(r)
@@ -81,8 +83,7 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 func (a *app) ended(err error) bool {
 	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
 		if errors.Is(err, reason) {
-			a.forget()
-			a.signOut(notice(err))
+			a.signOut(notice(err) + unforgotten(a.forget(a.server, a.user)))
 			return true
 		}
 	}
@@ -98,6 +99,7 @@ func (a *app) signOut(why string) {
 			a.lost = append(a.lost, it.body)
 			lost++
 		}
+		a.input.keep(r.draft)
 		r.gone = true
 		if r.live != nil {
 			r.leave()
@@ -108,7 +110,7 @@ func (a *app) signOut(why string) {
 	}
 	a.c, a.stay, a.listed, a.away, a.rooms, a.entering, a.question = nil, false, false, nil, nil, nil, nil
 	a.warned, a.leaving, a.ticking = false, false, false
-	a.here.draft, a.here = "", a.lobby
+	a.here = a.lobby
 	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
 	a.form = newForm(a)
 	if lost > 0 {
@@ -117,12 +119,18 @@ func (a *app) signOut(why string) {
 	a.form.problem = why
 }
 
-// forget removes the token that was kept.
-func (a *app) forget() {
+// forget removes the token that was kept of an account.
+func (a *app) forget(server, user string) error {
 	a.stay = false
-	if err := a.memory.forget(); err != nil {
-		a.noteIn(a.lobby, "The token could not be removed: %s", err)
+	return a.memory.forget(server, user)
+}
+
+// unforgotten is what is said behind something else if a token could not be removed.
+func unforgotten(err error) string {
+	if err == nil {
+		return ""
 	}
+	return " The token could not be removed: " + sentence(err) + "."
 }
 
 // remember keeps where the user is for the next start.
@@ -134,7 +142,9 @@ func (a *app) remember() {
 	if a.listed {
 		rooms = make(map[string]remembered, len(a.rooms))
 		for _, r := range a.rooms {
-			rooms[r.code] = remembered{Read: r.read, Open: r == a.here, anew: r.restored}
+			if !r.unknown() {
+				rooms[r.code] = remembered{Read: r.read, Open: r == a.here, anew: r.restored}
+			}
 		}
 	}
 	err := a.memory.save(a.server, a.user, rooms)
@@ -143,6 +153,6 @@ func (a *app) remember() {
 	}
 	if err != nil && !a.forgetful {
 		a.forgetful = true
-		a.note("The server, your name and what you have read will not be remembered: %s", err)
+		a.note("The server, your name and what you have read will not be remembered: %s", sentence(err))
 	}
 }

@@ -1,10 +1,13 @@
 package tui
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/grpcchatter/grpcchatter/client"
 )
 
 func TestScreenLines(t *testing.T) {
@@ -25,6 +28,19 @@ func TestScreenLines(t *testing.T) {
 	}
 	if got := screenLine("a\nb"); got != "a␊b" {
 		t.Errorf("screenLine shows a line break as %q", got)
+	}
+}
+
+// What a server says reaches a terminal as one harmless line, whatever it is wrapped in.
+func TestSentence(t *testing.T) {
+	said := &client.Error{Code: "OTHER", Message: "no\x1b[2J\nline 1 was not sent."}
+	for _, err := range []error{said, fmt.Errorf("join: %w", said), &failure{sentence(said), said}} {
+		if got, want := sentence(err), "no␛[2J␊line 1 was not sent"; got != want {
+			t.Errorf("of %v is said %q, want %q", err, got, want)
+		}
+	}
+	if got := sentence(fmt.Errorf("%w: %w", ErrOutputClosed, crash("x\ny"))); got != crash("x\ny").Error() {
+		t.Errorf("of a crash is said %q", got)
 	}
 }
 

@@ -31,7 +31,7 @@ func newTheme(dark bool) theme {
 		bold:    plain.Bold(true),
 		bar:     plain.Reverse(true),
 		alert:   coloured(lipgloss.Red + bright),
-		mention: plain.Bold(true).Foreground(lipgloss.Magenta + bright),
+		mention: coloured(lipgloss.Magenta + bright),
 		good:    plain.Foreground(lipgloss.Green + bright),
 		chosen:  plain.Reverse(true).Bold(true),
 	}

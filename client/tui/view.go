@@ -80,11 +80,9 @@ func (a *app) measure() measures {
 }
 
 // pane is the column of messages of the room that is shown.
-func (a *app) pane() *pane { return a.paneOf(a.here) }
-
-func (a *app) paneOf(r *room) *pane {
+func (a *app) pane() *pane {
 	m := a.measure()
-	return &pane{r: r, theme: &a.theme, width: m.middle, height: m.body}
+	return &pane{r: a.here, theme: &a.theme, width: m.middle, height: m.body}
 }
 
 func (a *app) chatView() ([]string, *tea.Cursor) {
@@ -152,8 +150,8 @@ func (a *app) header() string {
 	left := " GRPCChatter"
 	if r.code != "" {
 		left = " " + screenLine(r.name) + " · " + screenLine(r.code)
-		if len(r.here) > 0 {
-			left += " · " + strconv.Itoa(len(r.here)) + " here"
+		if len(r.present) > 0 {
+			left += " · " + strconv.Itoa(len(r.present)) + " here"
 		}
 	}
 	right := ""
@@ -188,12 +186,7 @@ func badge(unread uint64, mentions int) string {
 // roomList are the rows of the list of rooms, with the one that is shown among them.
 func (a *app) roomList(m measures) []string {
 	rows := make([]string, m.body)
-	at := 0
-	for i, r := range a.rooms {
-		if r == a.here {
-			at = i
-		}
-	}
+	at := max(0, slices.Index(a.rooms, a.here))
 	first := max(0, min(at-m.body/2, len(a.rooms)-m.body))
 	for i := range rows {
 		if first+i >= len(a.rooms) || m.rooms == 0 {
@@ -219,9 +212,9 @@ func (a *app) roomList(m measures) []string {
 // people are the rows of who is present.
 func (a *app) people(m measures) []string {
 	rows := make([]string, m.body)
-	for i, name := range a.here.here {
-		if i == m.body-1 && len(a.here.here) > m.body {
-			rows[i] = a.theme.faint.Render(fmt.Sprintf(" and %d more", len(a.here.here)-i))
+	for i, name := range a.here.present {
+		if i == m.body-1 && len(a.here.present) > m.body {
+			rows[i] = a.theme.faint.Render(fmt.Sprintf(" and %d more", len(a.here.present)-i))
 			break
 		}
 		rows[i] = " " + a.theme.name(name).Render(cells.Truncate(screenLine(name), m.people-2, "…"))
@@ -271,7 +264,7 @@ func (a *app) status() string {
 	}
 	switch {
 	case away != nil:
-		state, style = "○ away: "+screenLine(sentence(away))+"; trying again", a.theme.alert
+		state, style = "○ away: "+sentence(away)+"; trying again", a.theme.alert
 	case !a.listed, r.code != "" && r.live == nil:
 		state, style = "○ connecting", a.theme.faint
 	case len(a.rooms) == 0:

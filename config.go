@@ -38,7 +38,7 @@ type settings struct {
 	MaxStreams               string `name:"max-streams-per-connection" env:"MAX_STREAMS_PER_CONNECTION" default:"1000" placeholder:"N" help:"gRPC streams and calls that a connection may have at a time."`
 	HandshakeTimeout         string `env:"HANDSHAKE_TIMEOUT" default:"4s" placeholder:"DURATION" help:"How long a new connection may take for TLS and to show what it speaks."`
 	HeaderTimeout            string `env:"HEADER_TIMEOUT" default:"10s" placeholder:"DURATION" help:"How long the header of an HTTP request may take to come."`
-	RequestTimeout           string `env:"REQUEST_TIMEOUT" default:"20s" placeholder:"DURATION" help:"How long a whole HTTP request may take to come, and its answer to be made; 5 s more to be read."`
+	RequestTimeout           string `env:"REQUEST_TIMEOUT" default:"20s" placeholder:"DURATION" help:"How long a whole HTTP request may take to come, and then its answer to be made."`
 	IdleTimeout              string `env:"IDLE_TIMEOUT" default:"2m" placeholder:"DURATION" help:"How long a connection may be without a request, a call or a stream."`
 	MetricsAddr              string `env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address of the metrics and profiles, such as 127.0.0.1:9090. Default: none. It must not be open to the internet."`
 	MessageRetention         string `env:"MESSAGE_RETENTION" placeholder:"DURATION|N" help:"How old messages are removed: those older than a duration, such as 720h; all but the newest N of a room; or both, by comma. Default: they are kept for ever."`

@@ -175,6 +175,9 @@ func writeError(ctx context.Context, log *slog.Logger, w http.ResponseWriter, er
 	if e.Retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(wholeSeconds(e.Retry)))
 	}
+	if e.HTTP == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 11.6.1
+	}
 	writeJSON(w, e.HTTP, struct {
 		Error string `json:"error"`
 		Code  string `json:"code"`

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -111,8 +110,8 @@ func bearerToken(authorization []string) (string, error) {
 }
 
 // guard is a service whose unary methods check the token before they read the request: strangers must not fill
-// the memory with requests that never end. A request that is too large or cannot be decoded is the caller's fault,
-// where grpc-go would call it RESOURCE_EXHAUSTED or INTERNAL.
+// the memory with requests that never end. A request that cannot be decoded is the caller's fault, where grpc-go would call it
+// INTERNAL. One that is too large grpc-go refuses itself: RESOURCE_EXHAUSTED, without details.
 func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 	guarded := *desc
 	guarded.Methods = slices.Clone(desc.Methods)
@@ -129,12 +128,10 @@ func (a *auth) guard(desc *grpc.ServiceDesc) *grpc.ServiceDesc {
 				ctx = authorized
 				resp, err = m.Handler(srv, ctx, func(v any) error {
 					d := decoded{v: v}
-					switch err := dec(&d); {
-					case status.Code(err) == codes.ResourceExhausted:
-						return invalid("request", "The request is too large.")
-					case err != nil:
+					if err := dec(&d); err != nil {
 						return err
-					case d.err != nil:
+					}
+					if d.err != nil {
 						return invalid("request", "The request cannot be decoded: is all of its text UTF-8?")
 					}
 					return nil

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -166,8 +165,8 @@ func (p *passwords) await(ctx context.Context, h hashing, t *turn) error {
 		return nil
 	case <-late.C:
 	case <-ctx.Done():
-		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			err = ctx.Err()
+		if cause := context.Cause(ctx); cause != context.DeadlineExceeded {
+			err = cause
 		}
 	}
 	p.mu.Lock()

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -237,32 +240,37 @@ func TestPostgresRequestTimeout(t *testing.T) {
 	onlyPostgres(t)
 	t.Parallel()
 	address, db := emptyDatabase(t)
-	p := startServer(t, "--database-url="+address, "--request-timeout=1s")
-	tx, err := db.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback()
-	if _, err := tx.Exec(`LOCK TABLE users`); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{"/login", "/register"} {
-		if a := p.call("POST", path, "", credentialsJSON("alice", testPassword)); a.status != 503 || a.code() != "DATABASE_UNAVAILABLE" || a.header.Get("Retry-After") == "" {
-			t.Errorf("%s: %d %s", path, a.status, a.body)
+	const limit = 4 * time.Second
+	p := startServer(t, "--database-url="+address, "--request-timeout="+limit.String())
+	user := p.login("alice")
+	lock := func() (unlock func()) {
+		tx, err := db.Begin()
+		if err == nil {
+			_, err = tx.Exec(`LOCK TABLE users`)
 		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() { _ = tx.Rollback() }
+	}
+	unlock := lock()
+	login := credentialsJSON("alice", testPassword)
+	if a := p.call("POST", "/login", "", login); a.status != 503 || a.code() != "DATABASE_UNAVAILABLE" || a.header.Get("Retry-After") == "" {
+		t.Errorf("a log-in: %d %s", a.status, a.body)
+	}
+	// The answer has the whole time, whatever the request took of its own.
+	conn := dialFrom(t, "127.0.0.1", p.addr)
+	fmt.Fprintf(conn, "POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(login), login[:5])
+	time.Sleep(limit * 5 / 8)
+	_, _ = io.WriteString(conn, login[5:])
+	time.Sleep(limit * 5 / 8)
+	unlock()
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != 200 {
+		t.Errorf("a log-in that was sent slowly: %v %v", resp, err)
 	}
 	// What the caller's own time has ended is no fault of the database.
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	user := p.login("alice")
-	if tx, err = db.Begin(); err == nil {
-		_, err = tx.Exec(`LOCK TABLE users`)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback()
+	defer lock()()
 	before := p.logText()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()

@@ -168,13 +168,18 @@ func (r *refusal) Write(p []byte) (int, error) { return len(p), nil }
 // handle makes a route that answers with JSON, to a body of at most limit bytes.
 func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(below(w), r.Body, limit)
 		// Not with the connection: a client that has closed its half still reads.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.timeout)
-		defer cancel()
+		ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
+		defer cancel(nil)
+		late := time.AfterFunc(s.timeout, func() { cancel(context.DeadlineExceeded) })
+		defer late.Stop()
+		if r.Body != http.NoBody { // it has a time of its own, before that of the answer
+			late.Reset(2 * s.timeout)
+			r.Body = watchedBody{http.MaxBytesReader(below(w), r.Body, limit), func() { late.Reset(s.timeout) }}
+		}
 		r = r.WithContext(ctx)
 		answer, err := fn(r)
-		if errors.Is(err, context.DeadlineExceeded) {
+		if errors.Is(err, context.Canceled) && context.Cause(ctx) == context.DeadlineExceeded {
 			err = fmt.Errorf("%w: within %s", errUnavailable, s.timeout)
 		}
 		if err != nil {
@@ -185,20 +190,36 @@ func (s *restServer) handle(limit int64, fn func(*http.Request) (any, error)) ht
 	}
 }
 
+// watchedBody calls over when there is nothing more to read of a request's body.
+type watchedBody struct {
+	io.ReadCloser
+	over func()
+}
+
+func (b watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.over()
+	}
+	return n, err
+}
+
 // readBody reads a request's body: a JSON object, whose unknown fields do not matter.
 func readBody[T any](r *http.Request) (body T, err error) {
 	b, err := io.ReadAll(r.Body)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return body, errBodyTooLarge.saying(fmt.Sprintf("The body is larger than %d KiB.", tooLarge.Limit>>10))
+	} else if err != nil {
+		return body, errInvalidJSON.saying("The body did not come whole, or not in time.")
+	}
 	// Go would put U+FFFD for what is no text, and so make different passwords the same.
-	if err == nil && utf8.Valid(b) && !hasLoneSurrogate(b) {
+	if utf8.Valid(b) && !hasLoneSurrogate(b) {
 		if err = json.Unmarshal(b, &body); err == nil {
 			return body, nil
 		}
 	}
-	var tooLarge *http.MaxBytesError
 	var wrongType *json.UnmarshalTypeError
 	switch {
-	case errors.As(err, &tooLarge):
-		return body, errBodyTooLarge.saying(fmt.Sprintf("The body is larger than %d KiB.", tooLarge.Limit>>10))
 	case errors.As(err, &wrongType) && wrongType.Field != "":
 		want := "a string"
 		if wrongType.Type.Kind() == reflect.Bool {

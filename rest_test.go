@@ -151,6 +151,9 @@ func wantErrorAnswer(t *testing.T, what string, status int, header http.Header, 
 	if needs := status == 429 || status == 503; needs != (err == nil && seconds > 0) {
 		t.Errorf("%s: %d with Retry-After %q", what, status, header.Get("Retry-After"))
 	}
+	if got := header.Get("WWW-Authenticate"); (status == 401) != (got == "Bearer") {
+		t.Errorf("%s: %d with WWW-Authenticate %q", what, status, got)
+	}
 }
 
 // request makes a REST call of any method and path, as it stands. The answer has to be JSON.
@@ -345,6 +348,7 @@ func TestHTTPDialects(t *testing.T) {
 		{"OPTIONS of all", "OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", []int{404}, false},
 		{"Upgrade", "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n", []int{200}, false},
 		{"half-closed", "POST /login HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length, []int{200}, true},
+		{"cut off", "POST /login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\n{", []int{400}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conn, err := net.Dial("tcp", p.addr)

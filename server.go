@@ -268,7 +268,8 @@ func (s *server) newGRPC(auth *auth) error {
 	return nil
 }
 
-// timeToRead is how long the answer to an HTTP request may take to be read that was made in the last moment of REQUEST_TIMEOUT.
+// timeToRead is how long the answer to an HTTP request may take to be read if the request took REQUEST_TIMEOUT to come, and
+// the answer as long to be made.
 const timeToRead = 5 * time.Second
 
 // httpServer makes a server with these timeouts.
@@ -277,7 +278,7 @@ func (t timeouts) httpServer(h http.Handler, log *slog.Logger) *http.Server {
 		Handler:                      h,
 		ReadHeaderTimeout:            t.Header,
 		ReadTimeout:                  t.Request,
-		WriteTimeout:                 t.Request + timeToRead, // both begin when the header has come
+		WriteTimeout:                 2*t.Request + timeToRead, // from the header on
 		IdleTimeout:                  t.Idle,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true,

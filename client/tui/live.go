@@ -314,7 +314,26 @@ func (a *app) restart(r *room) {
 	r.scroll.toEnd()
 	a.noteIn(r, "The server's data has been restored from a backup: this is the room as it is now.")
 	a.lose(r, unsaved)
-	a.connect(r)
+	a.readmit(r)
+}
+
+// readmit connects a room again if the user is a member of it still. Joining alone would make the user one, where no password
+// is asked for.
+func (a *app) readmit(r *room) {
+	r.joining = true
+	a.askRooms(func(list []client.ChatRoom, err error) {
+		switch {
+		case a.ended(err) || r.gone:
+		case err != nil:
+			r.away = err
+			a.later(pauseAfter(err), func() { a.readmit(r) })
+		case !slices.ContainsFunc(list, func(info client.ChatRoom) bool { return info.ShortCode == r.code }):
+			a.drop(r, "You are no longer a member of %s (%s).", r.name, r.code)
+		default:
+			r.joining = false
+			a.connect(r)
+		}
+	})
 }
 
 // drop takes a room away, and says why.

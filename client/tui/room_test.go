@@ -195,6 +195,46 @@ func TestOutboxAfterRestore(t *testing.T) {
 	}
 }
 
+// After a restore a room is gone on with by its members alone: joining would make one a member anew who is none any more,
+// where no password is asked for.
+func TestReadmit(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "ann", testPassword)
+	bob := account(t, s, "bob")
+	for _, member := range []bool{true, false} {
+		joined(t, bob, code).Disconnect()
+		if !member {
+			if err := bob.LeaveChatRoom(t.Context(), code); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := inLobby(t, code)
+		a.c = bob
+		fed := make(chan []func(), 10)
+		a.feed.send = func(tea.Msg) { fed <- a.feed.take() }
+		r := a.rooms[0]
+		r.stop = func() {}
+		a.restart(r)
+		for r.live == nil && !r.gone {
+			for _, event := range <-fed {
+				event()
+			}
+		}
+		if member != (r.live != nil) || member == r.gone {
+			t.Errorf("a member: %v, connected: %v, dropped: %v", member, r.live != nil, r.gone)
+		}
+		if list, err := bob.ListChatRooms(t.Context()); err != nil || member != (len(list) == 1) {
+			t.Errorf("bob is in %v, %v", list, err)
+		}
+		if live := r.live; live != nil {
+			r.leave()
+			live.Disconnect()
+		}
+		a.feed.close()
+		a.others.Wait()
+	}
+}
+
 // However often a room is shown that cannot be joined, it is tried again by one timer; which waits as the server says.
 func TestConnectAgain(t *testing.T) {
 	a := inLobby(t, "a", "b")

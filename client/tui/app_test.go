@@ -78,7 +78,14 @@ func BenchmarkFlood(b *testing.B) {
 
 // inLobby is an app that is logged in, with rooms that it does not connect.
 func inLobby(t *testing.T, names ...string) *app {
+	t.Helper()
+	c, err := client.New("http://127.0.0.1:1") // nobody is logged in: every call fails at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Disconnect() })
 	a := newApp(t.Context(), Options{Out: io.Discard})
+	a.c = c
 	a.feed.send = func(tea.Msg) {}
 	a.form = nil
 	for _, name := range names {

@@ -238,12 +238,6 @@ func TestReadmit(t *testing.T) {
 // However often a room is shown that cannot be joined, it is tried again by one timer; which waits as the server says.
 func TestConnectAgain(t *testing.T) {
 	a := inLobby(t, "a", "b")
-	c, err := client.New("http://127.0.0.1:1") // nobody is logged in: every call fails at once
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Disconnect()
-	a.c = c
 	fed := make(chan []func(), 1)
 	a.feed.send = func(tea.Msg) { fed <- a.feed.take() }
 	r := a.rooms[0]

@@ -211,8 +211,8 @@ func prepareTarget(ctx context.Context, to *store, tx *sql.Tx, version int) erro
 	case state == stateOriginal:
 		err = errors.New("it has data already")
 	default:
-		has, err := to.version(ctx, tx)
-		if err != nil {
+		var has int
+		if has, err = to.version(ctx, tx); err != nil {
 			return err
 		}
 		if err := to.upgrade(ctx, tx, has, schemaVersion); err != nil {

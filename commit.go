@@ -255,7 +255,7 @@ func publishBatch(r *room, msgs []message, at time.Duration) {
 		if sub.s.posted != nil {
 			sub.s.posted <- msgs[i].Seq
 		}
-		if sub.s.own == nil {
+		if sub.s.own == nil { // else the slot is passed's to give back
 			<-sub.s.slots
 		}
 		if sub.s.gone.Load() {

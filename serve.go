@@ -156,23 +156,21 @@ func (s *server) stop() {
 
 // refresh brings the rooms up to date whenever another server may have written.
 func (s *server) refresh(ctx context.Context) {
+	var again <-chan time.Time // not nil: not all rooms could be
 	for {
 		select {
 		case <-s.store.regained:
-			for failing := false; ; failing = true {
-				err := s.hub.refresh(ctx)
-				if err == nil {
-					break
-				}
-				if !failing && ctx.Err() == nil {
-					s.log.Error("the rooms cannot be brought up to date yet", "cause", err)
-				}
-				if pause(ctx, watchPause) != nil {
-					return
-				}
-			}
+		case <-again:
 		case <-ctx.Done():
 			return
+		}
+		err := s.hub.refresh(ctx)
+		if err != nil && again == nil && ctx.Err() == nil {
+			s.log.Error("the rooms cannot be brought up to date yet", "cause", err)
+		}
+		again = nil
+		if err != nil {
+			again = time.After(watchPause)
 		}
 	}
 }

@@ -220,8 +220,19 @@ func TestPageAccounts(t *testing.T) {
 	root := b.open("root", home)
 	root.fill("#user-name", "root")
 	root.fill("#password", testPassword)
+	eval[bool](root, `(() => { // the account's answer waits
+		const { fetch } = window;
+		const gate = new Promise((open) => (window.openGate = open));
+		window.fetch = async (path, ...rest) => { path === "/account" && await gate; return fetch(path, ...rest); };
+		return true;
+	})()`)
 	root.click("#sign-in-submit")
 	root.click("#me")
+	root.awaitText("#account-title", "root")
+	if eval[bool](root, "document.querySelector('#administration').checkVisibility()") {
+		t.Error("administration is offered before the page knows who is an ADMIN")
+	}
+	eval[bool](root, "window.openGate() || true")
 	root.click("#administration")
 	root.awaitText("#admin-list", "ben")
 	root.everywhere("34 users")

@@ -24,14 +24,19 @@ export class AccountDialog {
       handlers.onAdmin();
     });
     click("[value=cancel]", () => dialog.close());
+    session.addEventListener("change", () => this.#draw()); // whether one is an ADMIN may be heard of while it is open
   }
 
   open() {
+    this.#draw();
+    this.#dialog.showModal();
+  }
+
+  #draw() {
     const { userName, admin } = this.#session;
     setText(this.#dialog.querySelector("h2"), userName);
     setText(this.#dialog.querySelector(".quieter"), admin ? "You are an administrator of this server." : "");
     this.#dialog.querySelector("#administration").hidden = !admin;
-    this.#dialog.showModal();
   }
 
   close() {

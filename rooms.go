@@ -85,10 +85,7 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 
 	if !known {
 		// For all who wait for it, so not with the context of one of them.
-		r.last, r.loadErr = h.lastSeq(context.WithoutCancel(ctx), id)
-		if errors.Is(r.loadErr, errNotFound) {
-			r.loadErr = errRoomDeleted
-		}
+		r.last, r.loadErr = h.newest(context.WithoutCancel(ctx), id)
 		r.next = r.last + 1
 		close(r.loaded)
 	}
@@ -98,6 +95,15 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 		return nil, r.loadErr
 	}
 	return r, nil
+}
+
+// newest returns the seq of a room's newest message in the database.
+func (h *hub) newest(ctx context.Context, id int64) (uint64, error) {
+	last, err := h.lastSeq(ctx, id)
+	if errors.Is(err, errNotFound) {
+		err = errRoomDeleted
+	}
+	return last, err
 }
 
 // closedBy returns why nobody can enter any more. Whoever holds a room's mu while it returns nil is seen by
@@ -328,11 +334,11 @@ func (r *room) close(err error) {
 func (h *hub) refresh(ctx context.Context) error {
 	for _, r := range h.all() {
 		<-r.loaded
-		switch last, err := h.lastSeq(ctx, r.id); {
+		switch last, err := h.newest(ctx, r.id); {
 		case err == nil:
 			r.advance(last)
-		case errors.Is(err, errNotFound):
-			r.close(errRoomDeleted)
+		case errors.Is(err, errRoomDeleted):
+			r.close(err)
 		default:
 			return err
 		}

@@ -85,7 +85,7 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 
 	if !known {
 		// For all who wait for it, so not with the context of one of them.
-		r.last, r.loadErr = h.newest(context.WithoutCancel(ctx), id)
+		r.last, r.loadErr = h.stored(context.WithoutCancel(ctx), id)
 		r.next = r.last + 1
 		close(r.loaded)
 	}
@@ -97,8 +97,8 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 	return r, nil
 }
 
-// newest returns the seq of a room's newest message in the database.
-func (h *hub) newest(ctx context.Context, id int64) (uint64, error) {
+// stored returns the seq of a room's newest message in the database.
+func (h *hub) stored(ctx context.Context, id int64) (uint64, error) {
 	last, err := h.lastSeq(ctx, id)
 	if errors.Is(err, errNotFound) {
 		err = errRoomDeleted
@@ -334,7 +334,7 @@ func (r *room) close(err error) {
 func (h *hub) refresh(ctx context.Context) error {
 	for _, r := range h.all() {
 		<-r.loaded
-		switch last, err := h.newest(ctx, r.id); {
+		switch last, err := h.stored(ctx, r.id); {
 		case err == nil:
 			r.advance(last)
 		case errors.Is(err, errRoomDeleted):

@@ -258,21 +258,29 @@ func TestExpelledOnTheWay(t *testing.T) {
 	say(post, "of a post")
 	post.drop() // its caller has gone away
 
-	// The ban, without a committer: all that it can do without one is done when it begins to wait.
-	impatient, cancel := context.WithTimeout(asOwner, 50*time.Millisecond)
-	defer cancel()
-	if err := s.chat.ban(impatient, "ROOM", "eve"); !errors.Is(err, errUnavailable) {
-		t.Errorf("a ban that cannot wait: %v", err)
-	}
+	// The ban, without a committer: all that it can do without one is done when it begins to wait, and it gives up then.
+	impatient, giveUp := context.WithCancel(asOwner)
+	defer giveUp()
+	banned := make(chan error, 1)
+	go func() { banned <- s.chat.ban(impatient, "ROOM", "eve") }()
 	for _, session := range []*session{stream, stays, post} {
-		if <-session.done; !errors.Is(session.err, errRoomAccessDenied) {
-			t.Errorf("the session ended with %v", session.err)
+		select {
+		case <-session.done:
+			if !errors.Is(session.err, errRoomAccessDenied) {
+				t.Errorf("the session ended with %v", session.err)
+			}
+		case err := <-banned:
+			t.Fatalf("the ban ended before the sessions: %v", err)
 		}
+	}
+	giveUp()
+	if err := <-banned; !errors.Is(err, errUnavailable) {
+		t.Errorf("a ban that cannot wait: %v", err)
 	}
 	if _, err := s.chat.open(asEve, nil, false); !errors.Is(err, errRoomAccessDenied) {
 		t.Errorf("a stream of a token that was checked before the ban: %v", err)
 	}
-	bounded, end := context.WithTimeout(asEve, time.Second)
+	bounded, end := context.WithTimeout(asEve, patience)
 	defer end()
 	if _, err := s.chat.post(bounded, "too late", ""); !errors.Is(err, errRoomAccessDenied) {
 		t.Errorf("a post with a token that was checked before the ban: %v", err)

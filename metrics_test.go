@@ -98,10 +98,12 @@ func TestMetrics(t *testing.T) {
 	one, resumed := openDevice(t, api, room, -1), openDevice(t, api, bobs, 1)
 	socket := openDevice(t, p.sockets(), bobs, 0)
 	original := openOriginal(t, conn, originalJoin(t, conn, alice, code))
+	one.await(t, 1) // what was posted, from the database: with it would come, uncounted, what is said before that
+	socket.await(t, 1)
 	for range 4 {
 		one.say(t, "", body)
 	}
-	one.await(t, 4)
+	one.await(t, 5)
 	resumed.await(t, 4)
 	socket.await(t, 5)
 	original.await(t, 4)

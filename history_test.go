@@ -200,15 +200,30 @@ func TestClientAfterRestore(t *testing.T) {
 // An expired room token of before is not told to come back with a new one: nobody would see then that its position is old.
 func TestExpiredTokenAfterRestore(t *testing.T) {
 	t.Parallel()
-	r := newChatRoom(t, []string{"--token-duration=1s"}, "alice")
+	r := newChatRoom(t, []string{"--secret", testSecret}, "alice")
+	past := tokenMaker(t, testSecret)
+	claims, err := past.read(audienceRoom, r.tokens["alice"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Her tokens, as they would be had they been made two hours ago, for one.
+	past.now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
+	past.history.ID = claims.History
+	alice := user{ID: 1, Version: claims.Version}
+	userToken, err1 := past.userToken(alice)
+	roomToken, err2 := past.roomToken(alice, claims.roomClaims)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(t.TempDir(), "backup")
 	mustRun(t, r.dir, "", "backup", file)
+	_, err = rawCall(t, r.dial(), bearerHeader(roomToken), current+"ListMessages")
+	wantError(t, err, codes.Unauthenticated, "TOKEN_EXPIRED")
 	r.stop()
 	r.restoreHere(file)
 	r.start()
-	time.Sleep(2100 * time.Millisecond)
-	_, err := rawCall(t, r.dial(), bearerHeader(r.tokens["alice"]), current+"ListMessages")
+	_, err = rawCall(t, r.dial(), bearerHeader(roomToken), current+"ListMessages")
 	wantError(t, err, codes.FailedPrecondition, "HISTORY_RESTORED")
-	_, err = rawCall(t, r.dial(), bearerHeader(r.users["alice"]), current+"ListChatRooms")
+	_, err = rawCall(t, r.dial(), bearerHeader(userToken), current+"ListChatRooms")
 	wantError(t, err, codes.Unauthenticated, "TOKEN_EXPIRED")
 }

@@ -16,8 +16,6 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
-
-	"github.com/grpcchatter/grpcchatter/pb"
 )
 
 // Bad input of every kind, on one server: after each kind it is alive, and a client that was there all the time
@@ -25,16 +23,15 @@ import (
 func TestHostileInput(t *testing.T) {
 	t.Parallel()
 	r := newChatRoom(t, nil, "alice", "mallory")
-	normal := openSession(t, r.api, r.tokens["alice"], -1)
+	normal := openDevice(t, r.api, r.tokens["alice"], 0)
 	said := uint64(0)
 	unharmed := func(t *testing.T) {
 		t.Helper()
 		said++
 		began := time.Now()
 		body := fmt.Sprint("message ", said)
-		normal.send(&pb.ChatRequest{Body: body, ClientMessageId: body})
-		for e := normal.next(); e.GetClientMessageId() != body; e = normal.next() {
-		}
+		normal.say(t, body, body)
+		normal.awaitID(t, body)
 		if status, _, _, err := request(r.addr, "GET", "/readyz", ""); status != 200 {
 			t.Errorf("readyz: %d %v", status, err)
 		}

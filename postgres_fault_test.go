@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -205,7 +206,12 @@ func TestPostgresOneServer(t *testing.T) {
 		_, err := thief.ExecContext(t.Context(), `SELECT pg_advisory_lock($1, hashtext(current_schema()))`, int32(pgServerLock))
 		stolen <- err
 	}()
-	time.Sleep(200 * time.Millisecond) // it waits in the queue
+	eventually(t, patience, "the thief waits in the queue", func() bool {
+		var waits bool
+		err := db.QueryRow(`SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND NOT granted
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`, pgServerLock).Scan(&waits)
+		return err == nil && waits
+	})
 	execSQL(t, db, fmt.Sprintf(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %d AND granted
 		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, pgServerLock)) // not those of other tests
 	if err := <-stolen; err != nil {
@@ -240,7 +246,7 @@ func TestPostgresRequestTimeout(t *testing.T) {
 	onlyPostgres(t)
 	t.Parallel()
 	address, db := emptyDatabase(t)
-	const limit = 4 * time.Second
+	const limit = 8 * time.Second
 	p := startServer(t, "--database-url="+address, "--request-timeout="+limit.String())
 	user := p.login("alice")
 	lock := func() (unlock func()) {
@@ -258,12 +264,14 @@ func TestPostgresRequestTimeout(t *testing.T) {
 	if a := p.call("POST", "/login", "", login); a.status != 503 || a.code() != "DATABASE_UNAVAILABLE" || a.header.Get("Retry-After") == "" {
 		t.Errorf("a log-in: %d %s", a.status, a.body)
 	}
+	unlock()
 	// The answer has the whole time, whatever the request took of its own.
+	unlock = lock()
 	conn := dialFrom(t, "127.0.0.1", p.addr)
 	fmt.Fprintf(conn, "POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(login), login[:5])
-	time.Sleep(limit * 5 / 8)
+	time.Sleep(limit * 9 / 16)
 	_, _ = io.WriteString(conn, login[5:])
-	time.Sleep(limit * 5 / 8)
+	time.Sleep(limit * 9 / 16) // together more than limit; the lock is held for less than pgTimeout
 	unlock()
 	_ = conn.SetReadDeadline(time.Now().Add(patience))
 	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != 200 {
@@ -331,7 +339,7 @@ func TestPostgresRestarts(t *testing.T) {
 	descriptors := len(opened)
 	stop := c.load(perSecond, members...)
 	defer stop()
-	var slowest time.Duration
+	var took []time.Duration // until it was well again
 	for i := range restarts {
 		mode := []string{"immediate", "fast"}[i%2]
 		if err := pg.halt(mode); err != nil {
@@ -345,7 +353,7 @@ func TestPostgresRestarts(t *testing.T) {
 		eventually(t, 30*time.Second, fmt.Sprintf("acknowledgements after restart %d", i), func() bool {
 			return c.sum((*member).confirmed) > before+50
 		})
-		slowest = max(slowest, time.Since(back))
+		took = append(took, time.Since(back))
 	}
 	stop()
 	c.settle(t, 30*time.Second)
@@ -361,9 +369,10 @@ func TestPostgresRestarts(t *testing.T) {
 		}
 	}
 	c.audit(t, p)
-	t.Logf("%d restarts, %d messages acknowledged, well again after at most %s", restarts, c.sum((*member).confirmed), slowest.Round(time.Millisecond))
-	if slowest > 5*time.Second {
-		t.Errorf("well again only after %s", slowest)
+	slices.Sort(took)
+	t.Logf("%d restarts, %d messages acknowledged, well again after at most %s", restarts, c.sum((*member).confirmed), took[restarts-1].Round(time.Millisecond))
+	if took[restarts*3/4] > 5*time.Second { // a busy machine may be late now and then, not a quarter of the times
+		t.Errorf("well again only after %s", took)
 	}
 }
 
@@ -404,17 +413,22 @@ func TestPostgresHangs(t *testing.T) {
 	s.wantMessage(1, "alice", "before", "1")
 
 	signal := func(sig syscall.Signal) {
-		stats, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 		first, err := os.ReadFile(filepath.Join(pg.dir, "postmaster.pid"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		parent, _, _ := strings.Cut(string(first), "\n")
+		pid, err := strconv.Atoi(parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = syscall.Kill(pid, sig) // first, or it could have more children than are found here
+		stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 		for _, path := range stats {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-			b, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "stat"))
+			b, _ := os.ReadFile(path)
 			f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-			if strconv.Itoa(pid) == parent || len(f) > 1 && f[1] == parent {
+			if len(f) > 1 && f[1] == parent {
 				_ = syscall.Kill(pid, sig)
 			}
 		}
@@ -464,7 +478,11 @@ func TestPostgresJoinMeetsDelete(t *testing.T) {
 	}
 	joined := make(chan error, 1)
 	go func() { joined <- st.addMember(t.Context(), 1, u.ID) }()
-	time.Sleep(200 * time.Millisecond) // it waits for the deletion
+	eventually(t, patience, "it waits for the deletion", func() bool {
+		var waits bool
+		err := db.QueryRow(`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waits)
+		return err == nil && waits
+	})
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}

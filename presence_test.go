@@ -127,15 +127,22 @@ func TestGhosts(t *testing.T) {
 	told := 0
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
-			end := kind.open(t, l)
-			l.ghostIs(t, true)
-			end()
-			told++
-			t.Logf("gone after %s", l.gone(t, time.Second, told).Round(time.Millisecond))
+			fastest := time.Hour
+			for range 3 { // a busy machine may disturb one try, not each
+				end := kind.open(t, l)
+				l.ghostIs(t, true)
+				end()
+				told++
+				fastest = min(fastest, l.gone(t, patience, told))
+			}
+			t.Logf("gone after %s", fastest.Round(time.Millisecond))
+			if fastest > time.Second {
+				t.Errorf("gone after %s, want 1 s", fastest)
+			}
 
 			// Rejoining works at once, even before the end has been noticed, and the old stream's end takes
 			// nothing from the new one.
-			end = kind.open(t, l)
+			end := kind.open(t, l)
 			end()
 			back := openDevice(t, l.api, joinRoom(t, l.api, l.tokens["ghost"], l.code), -1)
 			back.say(t, kind.name, "I am back")
@@ -143,7 +150,7 @@ func TestGhosts(t *testing.T) {
 			l.ghostIs(t, true)
 			before := l.seen(pb.ChatEventKind_USER_LEFT) // one if the end was noticed first
 			back.leave()
-			l.gone(t, time.Second, before+1)
+			l.gone(t, patience, before+1)
 			told = before + 1
 		})
 	}
@@ -161,8 +168,8 @@ func TestJoinWithoutChat(t *testing.T) {
 	start := time.Now()
 	roomToken := originalJoin(t, conn, l.tokens["ghost"], l.code)
 	l.ghostIs(t, true)
-	l.gone(t, joinGrace+5*time.Second, 1)
-	if took := time.Since(start); took < joinGrace-time.Second || took > joinGrace+2*time.Second {
+	l.gone(t, 2*joinGrace, 1)
+	if took := time.Since(start); took < joinGrace {
 		t.Errorf("present for %s without a stream, want %s", took, joinGrace)
 	}
 	// Joining again and again is one presence, which the stream takes over.
@@ -174,7 +181,7 @@ func TestJoinWithoutChat(t *testing.T) {
 	time.Sleep(joinGrace + time.Second) // the joins are over now; the stream is not
 	l.ghostIs(t, true)
 	o.leave()
-	l.gone(t, time.Second, 2)
+	l.gone(t, patience, 2)
 	if n := l.seen(pb.ChatEventKind_USER_JOINED); n != 2 {
 		t.Errorf("the others were told %d times that ghost has come, want 2", n)
 	}
@@ -277,7 +284,7 @@ func TestDevices(t *testing.T) {
 	l.watcher.await(t, 3)
 	l.ghostIs(t, true)
 	third.leave()
-	l.gone(t, time.Second, 1)
+	l.gone(t, patience, 1)
 	if n := l.seen(pb.ChatEventKind_USER_JOINED); n != 1 {
 		t.Errorf("the others were told %d times that ghost has come, want 1", n)
 	}

@@ -37,13 +37,13 @@ func TestResend(t *testing.T) {
 		lost := openDevice(t, api, roomToken, int64(len(seqs)))
 		send(lost, "first "+bodyWord)
 		if round%2 == 0 {
-			eventually(t, 10*time.Second, "the batch is stored", func() bool { return len(storedIn(t, db)[code]) == (round+1)*batch })
+			eventually(t, patience, "the batch is stored", func() bool { return len(storedIn(t, db)[code]) == (round+1)*batch })
 		}
 		lost.cancel()
 		again := openDevice(t, api, roomToken, int64(len(seqs)))
 		send(again, "second "+bodyWord)
 		// What is stored comes in order; who has it already gets it once more, as the answer to the resend.
-		eventually(t, 20*time.Second, "every resend is answered", func() bool {
+		eventually(t, patience, "every resend is answered", func() bool {
 			for _, e := range again.messages() {
 				if old, ok := seqs[e.ClientMessageId]; ok && old != e.Seq {
 					t.Fatalf("%s was acknowledged with the seqs %d and %d", e.ClientMessageId, old, e.Seq)

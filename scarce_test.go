@@ -66,7 +66,7 @@ func TestDescriptorsOut(t *testing.T) {
 		args []string
 	}{{"refused", nil}, {"not accepted", []string{"--max-connections=10000"}}} {
 		t.Run(test.name, func(t *testing.T) {
-			p := &serverProcess{t: t, dir: t.TempDir(), addr: "127.0.0.1:0"}
+			p := &serverProcess{t: t, dir: t.TempDir(), addr: "127.0.0.1:" + freePort(t)}
 			p.args = append([]string{"serve", "--rate-limits=off", "--handshake-timeout=1m"}, test.args...)
 			p.command = func(exe string) *exec.Cmd {
 				c := program(t, p.dir, append(slices.Clone(p.args), "--listen-addr="+p.addr)...)

@@ -88,17 +88,17 @@ func (s *chatServer) serve(ctx context.Context, t transport, original bool) erro
 	var err error
 	aside(func() {
 		if session, err = s.open(ctx, afterSeq, original); err == nil {
+			st.openedAt = s.metrics.sessionOpened(t.name(), afterSeq != nil) // before the client can answer: what comes then is no old message
 			err = t.opened()
 		}
 	})
 	if session != nil {
 		defer session.leave()
+		defer s.metrics.sessionClosed(t.name())
 	}
 	if err != nil {
 		return err
 	}
-	st.openedAt = s.metrics.sessionOpened(t.name(), afterSeq != nil)
-	defer s.metrics.sessionClosed(t.name())
 	st.session = session
 	close(opened)
 	session.start(func(run func()) { s.writers.Go(run) }, st.write)

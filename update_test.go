@@ -27,7 +27,7 @@ func TestUpdate(t *testing.T) {
 	before, now := buildBefore(t), filepath.Join(t.TempDir(), "now")
 	compile(t, ".", now)
 
-	p := &serverProcess{t: t, dir: t.TempDir(), addr: "127.0.0.1:0"}
+	p := &serverProcess{t: t, dir: t.TempDir(), addr: "127.0.0.1:" + freePort(t)}
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.stop()

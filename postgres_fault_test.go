@@ -439,7 +439,7 @@ func TestPostgresHangs(t *testing.T) {
 	wantError(t, err, codes.Unavailable, "DATABASE_UNAVAILABLE")
 	wantError(t, s.end(), codes.Unavailable, "DATABASE_UNAVAILABLE")
 	signal(syscall.SIGCONT)
-	eventually(t, 5*time.Second, "the server is ready", func() bool {
+	eventually(t, patience, "the server is ready", func() bool {
 		status, _, _, _ := request(r.addr, "GET", "/readyz", "")
 		return status == 200
 	})

@@ -93,7 +93,7 @@ type serverProcess struct {
 // its log shown if the test failed. More args come last, so they win. Loads may come by one connection.
 func startServer(t testing.TB, args ...string) *serverProcess {
 	t.Helper()
-	p := &serverProcess{t: t, dir: t.TempDir(), addr: "127.0.0.1:0"}
+	p := &serverProcess{t: t, dir: t.TempDir(), addr: "127.0.0.1:" + freePort(t)}
 	p.args = append([]string{"serve", "--rate-limits=off"}, args...)
 	p.start()
 	t.Cleanup(func() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -169,7 +170,8 @@ func TestFirstStart(t *testing.T) {
 	t.Parallel()
 	fastest := time.Hour
 	dir := t.TempDir()
-	for range 3 { // a busy machine may disturb one try, not each
+	const soon = 2 * time.Second
+	for try := 0; try < 3 || try < 10 && fastest > soon; try++ { // a busy machine may disturb some tries, not each
 		began := time.Now()
 		p := startProgram(t, dir, nil, "--listen-addr=127.0.0.1:0")
 		addr := p.addrs(t, 1)[0]
@@ -185,8 +187,8 @@ func TestFirstStart(t *testing.T) {
 		}
 	}
 	t.Logf("ready in %s", fastest)
-	if fastest > 2*time.Second {
-		t.Errorf("ready in %s, want 2 s", fastest)
+	if fastest > soon {
+		t.Errorf("ready in %s, want %s", fastest, soon)
 	}
 }
 
@@ -291,12 +293,15 @@ func TestUserCommands(t *testing.T) {
 		token := wantLogin("ann", password, 200)
 		room := joinRoom(t, r.api, token, r.code)
 		live := openSession(t, r.api, room, -1)
+		let := time.Now()
 		pending := openRaw(t, conn, bearerHeader(room), current+"Chat") // has passed, and not begun
 		_, _ = rawCall(t, conn, bearerHeader(room), current+"ListChatRoomUsers")
 		user(c.in, c.args...)
 		wantError(t, live.end(), codes.Unauthenticated, "TOKEN_INVALID")
 		_ = pending.SendMsg([]byte{})
-		wantError(t, pending.end(), codes.Unauthenticated, "TOKEN_INVALID")
+		if err := pending.end(); time.Since(let) < openTimeout { // or it has ended for that
+			wantError(t, err, codes.Unauthenticated, "TOKEN_INVALID")
+		}
 		for header, method := range map[string]string{token: "ListChatRooms", room: "ListMessages"} {
 			_, err := rawCall(t, conn, bearerHeader(header), current+method)
 			wantError(t, err, codes.Unauthenticated, "TOKEN_INVALID")
@@ -421,13 +426,18 @@ func TestUserCommandInterrupted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := &runningProgram{cmd: program(t, dir, "user", "add", "ann"), done: make(chan struct{})}
-	in, err := p.cmd.StdinPipe() // stays open
+	out, in, err := os.Pipe() // stays open
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
+	p.cmd.Stdin = out
 	p.start(t)
-	time.Sleep(300 * time.Millisecond)
+	_ = out.Close() // the program has its own
+	_ = in.SetWriteDeadline(time.Now().Add(patience))
+	if _, err := in.Write(bytes.Repeat([]byte("x"), 128<<10)); err != nil { // twice what a pipe holds: it reads
+		t.Errorf("it does not read a password: %v", err)
+	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:

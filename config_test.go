@@ -46,7 +46,7 @@ func inFolder(t *testing.T) string {
 // serveError runs the program in this process, which has to refuse to start, and returns its error.
 func serveError(t *testing.T, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // for one that starts
 	defer cancel()
 	var out, errOut bytes.Buffer
 	err := run(ctx, append([]string{"serve"}, args...), strings.NewReader(""), &out, &errOut)

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -408,16 +409,22 @@ func TestUserAddAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	var adding sync.WaitGroup
+	var made atomic.Int32
 	for i := range 8 {
 		adding.Go(func() {
-			if status, _, errOut := runProgram(t, dir, nil, testPassword, "user", "add", fmt.Sprint("user", i)); status != 0 {
-				t.Errorf("user add: status %d: %s", status, errOut)
+			began := time.Now()
+			status, _, errOut := runProgram(t, dir, nil, testPassword, "user", "add", fmt.Sprint("user", i))
+			switch waited := time.Since(began); {
+			case status == 0:
+				made.Add(1)
+			case waited < writeWait || !strings.Contains(errOut, "locked"): // behind seven of a slow disk it may give up
+				t.Errorf("user add: status %d after %s: %s", status, waited, errOut)
 			}
 		})
 	}
 	adding.Wait()
-	if list := mustRun(t, dir, "", "user", "list"); strings.Count(list, "enabled") != 8 {
-		t.Errorf("user list:\n%s", list)
+	if list := mustRun(t, dir, "", "user", "list"); strings.Count(list, "enabled") != int(made.Load()) || made.Load() == 0 {
+		t.Errorf("%d were made, user list:\n%s", made.Load(), list)
 	}
 }
 

@@ -75,7 +75,7 @@ func TestDeleteRoom(t *testing.T) {
 	c.leave()
 	c.audit(t, p)
 	db := p.openReadOnly()
-	eventually(t, patience, "what the deleted rooms held is gone from the database", func() bool {
+	eventually(t, 4*patience, "what the deleted rooms held is gone from the database", func() bool {
 		var left int
 		err := db.QueryRow(`SELECT (SELECT count(*) FROM rooms) + (SELECT count(*) FROM messages WHERE body = $1) - 1`, bodyWord).Scan(&left)
 		return err == nil && left == 0

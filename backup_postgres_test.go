@@ -21,6 +21,26 @@ func filledPostgres(t testing.TB, messages int) (address string, db *sql.DB) {
 	return address, db
 }
 
+// testLock is an advisory lock of a test's own database.
+const testLock = "4711"
+
+// heldLock holds testLock until it is released, or until the end of the test.
+type heldLock struct{ db *sql.DB }
+
+func holdLock(t testing.TB, address string) heldLock {
+	t.Helper()
+	db, err := sql.Open("pgx", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1) // whose session it is
+	t.Cleanup(func() { _ = db.Close() })
+	execSQL(t, db, `SELECT pg_advisory_lock(`+testLock+`)`)
+	return heldLock{db}
+}
+
+func (l heldLock) release() { _ = l.db.Close() }
+
 // A backup to a disk that is full leaves nothing there.
 func TestBackupToFullDisk(t *testing.T) {
 	onlyPostgres(t)
@@ -42,9 +62,10 @@ func TestInterruptedCommit(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "backup")
 	mustRun(t, t.TempDir(), "", "backup", file, "--database-url="+from)
 	address, db := emptyDatabase(t)
-	execSQL(t, db, // a COMMIT that takes a second, in tables that are still to be made
+	held := holdLock(t, address)
+	execSQL(t, db, // a COMMIT that waits for the lock, in tables that are still to be made
 		`CREATE SCHEMA slow`,
-		`CREATE FUNCTION slow.commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$`,
+		`CREATE FUNCTION slow.commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(`+testLock+`); RETURN NULL; END $$`,
 		`CREATE FUNCTION slow.made() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF to_regclass('rooms') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'slow') THEN
 				CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON rooms DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow.commit();
@@ -61,6 +82,8 @@ func TestInterruptedCommit(t *testing.T) {
 	if err := restore.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(300 * time.Millisecond) // for it to give up, if it does
+	held.release()
 	<-restore.done
 	var rooms int
 	err := db.QueryRow(`SELECT count(*) FROM rooms`).Scan(&rooms)
@@ -97,6 +120,11 @@ func TestKilledPostgresRestore(t *testing.T) {
 	file := filepath.Join(dir, "backup")
 	mustRun(t, temp, "", "backup", file, "--database-url="+from)
 	address, db := emptyDatabase(t)
+	held := holdLock(t, address)
+	execSQL(t, db, // the first table waits for the lock
+		`CREATE SCHEMA slow`,
+		`CREATE FUNCTION slow.made() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(`+testLock+`); END $$`,
+		`CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION slow.made()`)
 	restore := &runningProgram{cmd: program(t, temp, "restore", file, "--database-url="+address), done: make(chan struct{})}
 	restore.cmd.Env = append(restore.cmd.Env, "TMPDIR="+temp)
 	restore.start(t)
@@ -105,6 +133,7 @@ func TestKilledPostgresRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-restore.done
+	held.release()
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("it leaves %v, %v", left, err)
 	}

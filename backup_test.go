@@ -2,6 +2,7 @@ package main
 
 import (
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -75,7 +76,23 @@ func TestBackupUnderLoad(t *testing.T) {
 	}
 	wantFolder(t, filepath.Dir(file), []string{"backup"})
 	then := c.sum((*member).confirmed)
-	eventually(t, patience, "messages that are lost", func() bool { return c.sum((*member).confirmed) > then+200 })
+	after := map[string]string{} // of each member, a message that is said now
+	for _, m := range late {
+		m.mu.Lock()
+		after[m.key] = fmt.Sprintf("%s-%d", m.key, len(m.outbox))
+		m.mu.Unlock()
+	}
+	eventually(t, patience, "messages that are lost, of each", func() bool {
+		for _, m := range late {
+			m.mu.Lock()
+			_, acked := m.acked[after[m.key]]
+			m.mu.Unlock()
+			if !acked {
+				return false
+			}
+		}
+		return c.sum((*member).confirmed) > then+200
+	})
 	stop()
 	p.kill()
 	c.leave()

@@ -93,7 +93,7 @@ func (b *browser) open(name, url string) *page {
 	return p
 }
 
-const pagePatience = 20 * time.Second
+const pagePatience = 2 * patience // a Chromium may be late by half of that
 
 func (p *page) do(steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()

@@ -15,7 +15,8 @@ import (
 // TestAccountChanges is about promise 7: what `grpcchatter user` changes beside a running server holds at
 // once. Live streams end, and every token that the account has stops working.
 func TestAccountChanges(t *testing.T) {
-	const soon = 3 * time.Second // 0.25 s, on a machine with nothing else to do
+	const soon = 3 * time.Second // 0.25 s, on a machine with nothing else to do; a busy one may disturb one change, not each
+	fastest := time.Hour
 	const newPassword = "another password"
 	p := startWatched(t)
 	conn := p.connect()
@@ -54,6 +55,7 @@ func TestAccountChanges(t *testing.T) {
 		live := openDevice(t, api, roomToken, 0)
 		original := openOriginal(t, conn, roomToken)
 		// A stream that was let in, but has not yet sent its first request.
+		let := time.Now()
 		unopened, err := api.Chat(withToken(t.Context(), roomToken))
 		if err != nil {
 			t.Fatal(err)
@@ -61,8 +63,10 @@ func TestAccountChanges(t *testing.T) {
 		present(t, api, roomToken) // on the same connection: the stream before has reached the server
 
 		change(newPassword+"\n", args...)
-		wantEnd(t, "a stream "+what, live.end(t, soon), "Unauthenticated TOKEN_INVALID")
-		wantEnd(t, "the original's stream "+what, original.end(t, soon), "Unauthenticated TOKEN_INVALID")
+		began := time.Now()
+		wantEnd(t, "a stream "+what, live.end(t, patience), "Unauthenticated TOKEN_INVALID")
+		wantEnd(t, "the original's stream "+what, original.end(t, patience), "Unauthenticated TOKEN_INVALID")
+		fastest = min(fastest, time.Since(began))
 		for i := 0; i < len(old); i += 2 {
 			_, err := api.ListChatRooms(withToken(t.Context(), old[i]), &emptypb.Empty{})
 			wantEnd(t, "an old user token "+what, err, "Unauthenticated TOKEN_INVALID")
@@ -71,7 +75,9 @@ func TestAccountChanges(t *testing.T) {
 		}
 		if err := unopened.Send(&pb.ChatRequest{Body: "from the grave"}); err == nil {
 			_, err = unopened.Recv()
-			wantEnd(t, "a stream that opens "+what, err, "Unauthenticated TOKEN_INVALID")
+			if time.Since(let) < openTimeout { // or it has ended for that
+				wantEnd(t, "a stream that opens "+what, err, "Unauthenticated TOKEN_INVALID")
+			}
 		}
 		if got := present(t, api, ownerRoom); len(got) != 1 {
 			t.Errorf("%s, present are %v", what, got)
@@ -98,6 +104,9 @@ func TestAccountChanges(t *testing.T) {
 		}
 	}
 
+	if fastest > soon {
+		t.Errorf("the streams have ended after %s at the soonest, want %s", fastest, soon)
+	}
 	// Enabled again, eve gets in with a new login only.
 	for _, token := range old {
 		_, err := api.ListChatRooms(withToken(t.Context(), token), &emptypb.Empty{})
@@ -116,7 +125,7 @@ func TestAccountChanges(t *testing.T) {
 		t.Errorf("the stream of another account ended: %v", err)
 	}
 	stop()
-	c.settle(t, 20*time.Second)
+	c.settle(t, patience)
 	busy.mu.Lock()
 	if len(busy.ends) > 0 {
 		t.Errorf("a stream in another room ended: %v", busy.ends[0])

@@ -105,8 +105,9 @@ func FuzzClientAddr(f *testing.F) {
 func TestTrustedProxies(t *testing.T) {
 	onlySQLite(t)
 	t.Parallel()
-	p := startServer(t, "--log-level=debug", "--rate-limits=on", "--trusted-proxies=127.0.0.0/8")
-	open := startServer(t, "--log-level=debug", "--rate-limits=on")
+	const limit = "--limit-logins-per-account-and-address=10+1/1h" // none comes back meanwhile
+	p := startServer(t, "--log-level=debug", "--rate-limits=on", limit, "--trusted-proxies=127.0.0.0/8")
+	open := startServer(t, "--log-level=debug", "--rate-limits=on", limit)
 	const from = "198.51.100.7"
 	for _, server := range []*serverProcess{p, open} {
 		want := map[bool]string{true: from, false: "127.0.0.1"}[server == p]

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -169,7 +171,8 @@ func TestFirstStart(t *testing.T) {
 	t.Parallel()
 	fastest := time.Hour
 	dir := t.TempDir()
-	for range 3 { // a busy machine may disturb one try, not each
+	const soon = 2 * time.Second
+	for try := 0; try < 3 || try < 10 && fastest > soon; try++ { // a busy machine may disturb some tries, not each
 		began := time.Now()
 		p := startProgram(t, dir, nil, "--listen-addr=127.0.0.1:0")
 		addr := p.addrs(t, 1)[0]
@@ -185,8 +188,8 @@ func TestFirstStart(t *testing.T) {
 		}
 	}
 	t.Logf("ready in %s", fastest)
-	if fastest > 2*time.Second {
-		t.Errorf("ready in %s, want 2 s", fastest)
+	if fastest > soon {
+		t.Errorf("ready in %s, want %s", fastest, soon)
 	}
 }
 
@@ -291,12 +294,15 @@ func TestUserCommands(t *testing.T) {
 		token := wantLogin("ann", password, 200)
 		room := joinRoom(t, r.api, token, r.code)
 		live := openSession(t, r.api, room, -1)
+		let := time.Now()
 		pending := openRaw(t, conn, bearerHeader(room), current+"Chat") // has passed, and not begun
 		_, _ = rawCall(t, conn, bearerHeader(room), current+"ListChatRoomUsers")
 		user(c.in, c.args...)
 		wantError(t, live.end(), codes.Unauthenticated, "TOKEN_INVALID")
 		_ = pending.SendMsg([]byte{})
-		wantError(t, pending.end(), codes.Unauthenticated, "TOKEN_INVALID")
+		if err := pending.end(); time.Since(let) < openTimeout { // or it has ended for that
+			wantError(t, err, codes.Unauthenticated, "TOKEN_INVALID")
+		}
 		for header, method := range map[string]string{token: "ListChatRooms", room: "ListMessages"} {
 			_, err := rawCall(t, conn, bearerHeader(header), current+method)
 			wantError(t, err, codes.Unauthenticated, "TOKEN_INVALID")
@@ -403,16 +409,22 @@ func TestUserAddAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	var adding sync.WaitGroup
+	var made atomic.Int32
 	for i := range 8 {
 		adding.Go(func() {
-			if status, _, errOut := runProgram(t, dir, nil, testPassword, "user", "add", fmt.Sprint("user", i)); status != 0 {
-				t.Errorf("user add: status %d: %s", status, errOut)
+			began := time.Now()
+			status, _, errOut := runProgram(t, dir, nil, testPassword, "user", "add", fmt.Sprint("user", i))
+			switch waited := time.Since(began); {
+			case status == 0:
+				made.Add(1)
+			case waited < writeWait || !strings.Contains(errOut, "locked"): // behind seven of a slow disk it may give up
+				t.Errorf("user add: status %d after %s: %s", status, waited, errOut)
 			}
 		})
 	}
 	adding.Wait()
-	if list := mustRun(t, dir, "", "user", "list"); strings.Count(list, "enabled") != 8 {
-		t.Errorf("user list:\n%s", list)
+	if list := mustRun(t, dir, "", "user", "list"); strings.Count(list, "enabled") != int(made.Load()) || made.Load() == 0 {
+		t.Errorf("%d were made, user list:\n%s", made.Load(), list)
 	}
 }
 
@@ -421,13 +433,18 @@ func TestUserCommandInterrupted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := &runningProgram{cmd: program(t, dir, "user", "add", "ann"), done: make(chan struct{})}
-	in, err := p.cmd.StdinPipe() // stays open
+	out, in, err := os.Pipe() // stays open
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
+	p.cmd.Stdin = out
 	p.start(t)
-	time.Sleep(300 * time.Millisecond)
+	_ = out.Close() // the program has its own
+	_ = in.SetWriteDeadline(time.Now().Add(patience))
+	if _, err := in.Write(bytes.Repeat([]byte("x"), 128<<10)); err != nil { // twice what a pipe holds: it reads
+		t.Errorf("it does not read a password: %v", err)
+	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:

@@ -5,12 +5,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,7 +46,7 @@ func inFolder(t *testing.T) string {
 // serveError runs the program in this process, which has to refuse to start, and returns its error.
 func serveError(t *testing.T, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // for one that starts
 	defer cancel()
 	var out, errOut bytes.Buffer
 	err := run(ctx, append([]string{"serve"}, args...), strings.NewReader(""), &out, &errOut)
@@ -362,16 +364,29 @@ func TestConfigExitStatus(t *testing.T) {
 	wantFolder(t, dir, []string{"x.env"})
 }
 
-// freePort returns a port that is free now.
+// The ports of freePort, below those that a kernel gives to who asks for any: nobody else has got one when the program comes
+// to listen on it, nor while a server is killed and started again.
+const firstPort, ports = 10_000, 20_000
+
+// portsGiven begins anywhere: other tests may run on this machine.
+var portsGiven = func() *atomic.Uint32 {
+	n := new(atomic.Uint32)
+	n.Store(rand.Uint32N(ports))
+	return n
+}()
+
+// freePort returns a port that is free now, and that it has not returned before.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range ports {
+		port := fmt.Sprint(firstPort + portsGiven.Add(1)%ports)
+		if l, err := net.Listen("tcp", ":"+port); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	t.Fatal("no port is free")
+	return ""
 }
 
 // The original's configuration file works as it is: configs/default_config.env of the original, with other ports and

@@ -26,7 +26,7 @@ import (
 // openSQL opens a database by its path, as another program would.
 func openSQL(t testing.TB, path string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path)
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,6 +268,49 @@ func wantOneOfTwo(t *testing.T, start func() *exec.Cmd) {
 		case <-p.done:
 			wantFailure(t, p.cmd.ProcessState.ExitCode(), p.stdout(), p.log(), "another server is running on it")
 		default:
+		}
+	}
+}
+
+// Commands get their turn beside a server that lets go of the database for half a millisecond only, between two commits that each
+// take as long as a slow disk does: `user role` was told that the database is locked.
+func TestBesideBusyServer(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "grpcchatter.db")
+	st, err := openStore(t.Context(), storeOptions{URL: "sqlite:" + path, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	db := openSQL(t, path)
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	began := make(chan struct{})
+	busy.Go(func() {
+		for first := true; ctx.Err() == nil; first = false {
+			if _, err := db.Exec("BEGIN IMMEDIATE"); err != nil {
+				t.Error(err)
+				return
+			}
+			if first {
+				close(began)
+			}
+			time.Sleep(50 * time.Millisecond)
+			if _, err := db.Exec("ROLLBACK"); err != nil {
+				t.Error(err)
+				return
+			}
+			for end := time.Now().Add(500 * time.Microsecond); time.Now().Before(end); { // more exact than a sleep
+			}
+		}
+	})
+	<-began
+	for i := range 8 { // once is luck
+		if _, err := st.addUser(t.Context(), fmt.Sprint("user", i), "x", roleUser); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

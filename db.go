@@ -267,7 +267,7 @@ const writeWait = 5 * time.Second
 
 // inTransaction runs fn in a transaction on a connection of db, for which it waits as long as ctx and writeWait let it.
 // What has begun goes through even if ctx ends, within limit if that is not 0: fn gets a context for that.
-func inTransaction(ctx context.Context, db *sql.DB, limit time.Duration, fn func(context.Context, *sql.Tx) error) error {
+func inTransaction(ctx context.Context, db *sql.DB, limit time.Duration, begin func(context.Context, *sql.Conn) (*sql.Tx, error), fn func(context.Context, *sql.Tx) error) error {
 	waiting, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()
 	conn, err := db.Conn(waiting)
@@ -282,7 +282,7 @@ func inTransaction(ctx context.Context, db *sql.DB, limit time.Duration, fn func
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	tx, err := conn.BeginTx(ctx, nil)
+	tx, err := begin(ctx, conn)
 	if err != nil {
 		return err
 	}

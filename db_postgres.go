@@ -212,7 +212,8 @@ func (*postgresEngine) forReading(ctx context.Context) (context.Context, context
 }
 
 func (e *postgresEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	return inTransaction(ctx, e.w, pgTimeout, fn)
+	begin := func(ctx context.Context, conn *sql.Conn) (*sql.Tx, error) { return conn.BeginTx(ctx, nil) }
+	return inTransaction(ctx, e.w, pgTimeout, begin, fn)
 }
 
 // columnsOf are messages as arrays: one for each column of messageColumns.

@@ -199,7 +199,35 @@ func (*sqliteEngine) lockUsers(context.Context, *sql.Tx) error    { return nil }
 
 // transact has no limit: an interrupted statement would poison the one connection that all writers share.
 func (e *sqliteEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	return inTransaction(ctx, e.w, 0, fn)
+	return inTransaction(ctx, e.w, 0, e.begin, fn)
+}
+
+// begin begins a transaction. A busy server lets go of the file for less than a millisecond between two commits: SQLite looks ten
+// times a second whether it does, and so a command beside it would hardly ever get its turn within writeWait.
+func (e *sqliteEngine) begin(ctx context.Context, conn *sql.Conn) (*sql.Tx, error) {
+	if e.lock != nil { // the server itself
+		return conn.BeginTx(ctx, nil)
+	}
+	if err := setBusyTimeout(ctx, conn, 0); err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(writeWait); ; time.Sleep(time.Millisecond / 2) {
+		tx, err := conn.BeginTx(ctx, nil)
+		if isSQLite(err, sqlite3.SQLITE_BUSY) && time.Now().Before(end) {
+			continue
+		}
+		if again := setBusyTimeout(ctx, conn, writeWait); err == nil && again != nil {
+			_ = tx.Rollback()
+			return nil, again
+		}
+		return tx, err
+	}
+}
+
+// setBusyTimeout sets how long SQLite itself waits for others.
+func setBusyTimeout(ctx context.Context, conn *sql.Conn, wait time.Duration) error {
+	_, err := conn.ExecContext(ctx, fmt.Sprint(`PRAGMA busy_timeout = `, wait.Milliseconds()))
+	return err
 }
 
 func isSQLite(err error, codes ...int) bool {

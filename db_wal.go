@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -57,12 +56,12 @@ func (e *sqliteEngine) cutWAL(ctx context.Context) (cut bool, err error) {
 	}
 	defer conn.Close() // gives it back
 	ctx = context.WithoutCancel(ctx)
-	if _, err := conn.ExecContext(ctx, fmt.Sprint(`PRAGMA busy_timeout = `, walWait.Milliseconds())); err != nil {
+	if err := setBusyTimeout(ctx, conn, walWait); err != nil {
 		return false, err
 	}
 	var busy, size, done int
 	err = conn.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &size, &done)
-	if _, again := conn.ExecContext(ctx, fmt.Sprint(`PRAGMA busy_timeout = `, writeWait.Milliseconds())); err == nil {
+	if again := setBusyTimeout(ctx, conn, writeWait); err == nil {
 		err = again
 	}
 	return busy == 0, err

@@ -81,29 +81,37 @@ func TestWALBounded(t *testing.T) {
 			}
 		})
 	}
-	overlap()
-	for end := time.Now().Add(20 * time.Second); wal() < large; commit() {
-		if time.Now().After(end) {
-			t.Fatalf("the log is kept small without our help: this test shows nothing (%d bytes)", wal())
+	grow := func() {
+		for end := time.Now().Add(2 * patience); wal() < large; commit() {
+			if time.Now().After(end) {
+				t.Fatalf("the log is kept small without our help: this test shows nothing (%d bytes)", wal())
+			}
 		}
 	}
-
-	var log bytes.Buffer // of boundWAL alone, until it has returned
-	ctx, cancel := context.WithCancel(context.Background())
-	var bounding sync.WaitGroup
-	bounding.Go(func() {
-		st.engine.(*sqliteEngine).boundWAL(ctx, slog.New(slog.NewTextHandler(&log, nil)), limit)
-	})
-	defer bounding.Wait()
-	defer cancel()
-	eventually(t, 20*time.Second, "the log is cut among readers", func() bool { commit(); return wal() < limit })
+	bound := func() (said func() string, stop func()) {
+		var mu sync.Mutex
+		var log bytes.Buffer
+		ctx, cancel := context.WithCancel(context.Background())
+		var bounding sync.WaitGroup
+		bounding.Go(func() {
+			st.engine.(*sqliteEngine).boundWAL(ctx, slog.New(slog.NewTextHandler(keptOutput{&mu, &log}, nil)), limit)
+		})
+		stop = func() { cancel(); bounding.Wait() }
+		t.Cleanup(stop)
+		return func() string { mu.Lock(); defer mu.Unlock(); return log.String() }, stop
+	}
+	overlap()
+	grow()
+	_, stop := bound() // it may complain if a reader is held up for a moment
+	eventually(t, 2*patience, "the log is cut among readers", func() bool { commit(); return wal() < limit })
+	stop()
 	stopped.Store(true)
 	overlapping.Wait()
 
 	endless := read()
-	for end := time.Now().Add(20 * time.Second); wal() < large && time.Now().Before(end); commit() {
-	}
-	time.Sleep(2 * walPause) // a try in vain
+	said, stop := bound()
+	grow()
+	eventually(t, 2*patience, "a try in vain", func() bool { return said() != "" })
 	before := wal()
 	commit()
 	if wal() < before || before < large {
@@ -112,11 +120,10 @@ func TestWALBounded(t *testing.T) {
 	if err := endless.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "the log is cut after the endless reader", func() bool { commit(); return wal() < limit })
-	cancel()
-	bounding.Wait()
-	if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), "another program has been reading") {
-		t.Errorf("the log has %d warnings, want one that names the cause:\n%s", n, log.String())
+	eventually(t, 2*patience, "the log is cut after the endless reader", func() bool { commit(); return wal() < limit })
+	stop()
+	if n := strings.Count(said(), "level=WARN"); n != 1 || !strings.Contains(said(), "another program has been reading") {
+		t.Errorf("the log has %d warnings, want one that names the cause:\n%s", n, said())
 	}
 	if page, err := st.messagesBefore(t.Context(), 1, maxSeq, 1, 1000); err != nil || len(page) != 1 || page[0].Seq != seq {
 		t.Errorf("the last message is %v (%v), want seq %d", page, err, seq)

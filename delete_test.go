@@ -54,9 +54,9 @@ func TestDeleteRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, d := range streams {
-			wantEnd(t, "a stream of a deleted room", d.end(t, 5*time.Second), "NotFound ROOM_DELETED")
+			wantEnd(t, "a stream of a deleted room", d.end(t, patience), "NotFound ROOM_DELETED")
 		}
-		wantEnd(t, "the original's stream of a deleted room", old.end(t, 5*time.Second), "NotFound ROOM_DELETED")
+		wantEnd(t, "the original's stream of a deleted room", old.end(t, patience), "NotFound ROOM_DELETED")
 		sending.Wait()
 		_, err := api.ListMessages(withToken(t.Context(), roomToken), &pb.ListMessagesRequest{})
 		wantEnd(t, "a token of a deleted room", err, "NotFound ROOM_DELETED")
@@ -66,7 +66,7 @@ func TestDeleteRoom(t *testing.T) {
 		wantEnd(t, "deleting a deleted room", err, "NotFound ROOM_NOT_FOUND")
 	}
 	stop()
-	c.settle(t, 30*time.Second)
+	c.settle(t, patience)
 	bystander.mu.Lock()
 	if n := len(bystander.ends); n > 0 {
 		t.Errorf("the stream in another room ended %d times, such as with %v", n, bystander.ends[0])
@@ -75,7 +75,7 @@ func TestDeleteRoom(t *testing.T) {
 	c.leave()
 	c.audit(t, p)
 	db := p.openReadOnly()
-	eventually(t, 20*time.Second, "what the deleted rooms held is gone from the database", func() bool {
+	eventually(t, 4*patience, "what the deleted rooms held is gone from the database", func() bool {
 		var left int
 		err := db.QueryRow(`SELECT (SELECT count(*) FROM rooms) + (SELECT count(*) FROM messages WHERE body = $1) - 1`, bodyWord).Scan(&left)
 		return err == nil && left == 0
@@ -170,5 +170,5 @@ func TestPurgeAfterKill(t *testing.T) {
 	p.start()
 	_, err := pb.NewGRPCChatterClient(p.connect()).ListMessages(withToken(t.Context(), roomToken), &pb.ListMessagesRequest{})
 	wantEnd(t, "a token of a deleted room", err, "NotFound ROOM_DELETED")
-	eventually(t, 20*time.Second, "the deleted room is cleared", func() bool { return count() == 0 })
+	eventually(t, patience, "the deleted room is cleared", func() bool { return count() == 0 })
 }

@@ -157,7 +157,7 @@ func TestBeforePublished(t *testing.T) {
 	first.say(t, "1", "one")
 	first.await(t, 1)
 	first.leave()
-	eventually(t, 5*time.Second, "the room is unloaded", func() bool { return len(s.hub.all()) == 0 })
+	eventually(t, patience, "the room is unloaded", func() bool { return len(s.hub.all()) == 0 })
 	watcher := openDevice(t, api, roomToken, 1)
 	r := s.hub.all()[0]
 
@@ -233,7 +233,7 @@ func TestHalfCloseInQuietRoom(t *testing.T) {
 	api := pb.NewGRPCChatterClient(p.connect())
 	code := createRoom(t, api, token)
 	for round := range rounds {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		stream := openChat(t, ctx, api, joinRoom(t, api, token, code), int64(round*n))
 		for range n {
 			if err := stream.Send(&pb.ChatRequest{Body: "x"}); err != nil {

@@ -153,7 +153,8 @@ func (d *device) messages() []*pb.ChatEvent {
 	return slices.DeleteFunc(d.all(), func(e *pb.ChatEvent) bool { return e.Kind != pb.ChatEventKind_MESSAGE })
 }
 
-// await waits until the device has n messages, and returns all that it has.
+// await waits until the device has n messages, and returns all that it has. It fails when nothing comes any more: a busy machine
+// may take its time.
 func (d *device) await(t testing.TB, n int) []*pb.ChatEvent {
 	t.Helper()
 	return d.awaitThat(t, fmt.Sprint(n, " messages"), func(got []*pb.ChatEvent) bool { return len(got) >= n })
@@ -169,16 +170,20 @@ func (d *device) awaitID(t testing.TB, id string) []*pb.ChatEvent {
 
 func (d *device) awaitThat(t testing.TB, what string, ok func([]*pb.ChatEvent) bool) []*pb.ChatEvent {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	moved, before := time.Now(), 0
+	for ; ; time.Sleep(5 * time.Millisecond) {
+		ended := d.ended() // before it is looked at what has come: the last of it comes with the end
 		got := d.messages()
 		if ok(got) {
 			return got
 		}
-		if err := d.ended(); err != nil {
-			t.Fatalf("waiting for %s, the stream ended with %d messages: %v", what, len(got), err)
+		if ended != nil {
+			t.Fatalf("waiting for %s, the stream ended with %d messages: %v", what, len(got), ended)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("lost: %s, after 30 s there are %d", what, len(got))
+		if len(got) != before {
+			moved, before = time.Now(), len(got)
+		} else if time.Since(moved) > patience {
+			t.Fatalf("lost: %s, there are %d, and nothing came for %s", what, len(got), patience)
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (p *serverProcess) strace(args ...string) (stop func()) {
 		_ = cmd.Process.Signal(os.Interrupt) // lets go of the server
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			_ = cmd.Process.Kill()
 			t.Error("strace does not end")
 		}
@@ -173,9 +173,9 @@ func TestSyncFails(t *testing.T) {
 	c := startCrowd(t, members)
 	stopLoad := c.load(200, members...)
 	defer stopLoad()
-	eventually(t, 20*time.Second, "the load runs", func() bool { return c.sum((*member).confirmed) > 200 })
+	eventually(t, patience, "the load runs", func() bool { return c.sum((*member).confirmed) > 200 })
 	stopLoad()
-	c.settle(t, 20*time.Second)
+	c.settle(t, patience)
 	said := c.sum((*member).said)
 
 	stop := p.strace("-o", os.DevNull, "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO")
@@ -183,7 +183,7 @@ func TestSyncFails(t *testing.T) {
 	defer stopLoad()
 	select {
 	case <-p.exit:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the server goes on, though the disk cannot write")
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(p.logText(), "so as to confirm nothing that is not stored") {

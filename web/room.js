@@ -40,6 +40,7 @@ export class Room extends EventTarget {
   #user;
   #store;
   #token = null; // a promise: one call for all who need it
+  #joined = false; // or tried to: the list that told of the room may be old
   #cursor;
   #connection;
   #shown = false; // to the user: presence and typing matter
@@ -257,8 +258,10 @@ export class Room extends EventTarget {
   }
 
   // Who was removed is not to come back by itself, into a room that has no password.
-  async #join(again) {
+  async #join(refused) {
     const { token } = this.#user;
+    const again = refused || this.#joined;
+    this.#joined = true;
     if (again && !(await api.listRooms(token)).some(({ short_code }) => short_code === this.code)) {
       throw new api.ApiError(403, "ROOM_ACCESS_DENIED", "You are no longer a member of this room.");
     }

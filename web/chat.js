@@ -75,6 +75,7 @@ export class Chat {
     });
     setText(find("me"), account.userName);
     this.#listen();
+    this.#draw(); // nothing is left of who was here before
     find("chat").hidden = false;
     this.#start();
   }

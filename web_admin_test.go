@@ -99,6 +99,7 @@ func TestPageModeration(t *testing.T) {
 	ann.await("!document.querySelector('#ask-dialog').open")
 	ann.click("#settings-dialog [value=cancel]")
 	ann.click("#settings")
+	ben.awaitText("#present-list", "ben") // his session is open: it tells why it ends
 	ann.press("Ban: ben")
 	ann.confirm()
 	ben.awaitText("#notice", "banned")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
@@ -40,7 +42,7 @@ func startBrowser(t *testing.T) *browser {
 		t.Skip("SKIPPED: Chromium is not installed: the browser page is not tested")
 	}
 	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, // its folder is its own, for its processes may outlive it, and write there
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))...)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(alloc)
@@ -111,7 +113,8 @@ func eval[T any](p *page, expression string, opts ...chromedp.EvaluateOption) T 
 	ctx, cancel := context.WithTimeout(p.ctx, pagePatience)
 	defer cancel()
 	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, opts...))
-	for err != nil && strings.Contains(err.Error(), "navigated or closed") && ctx.Err() == nil { // it loads itself anew
+	var protocol *cdproto.Error
+	for errors.As(err, &protocol) && ctx.Err() == nil { // it loads itself anew: there is nothing that could evaluate it
 		time.Sleep(30 * time.Millisecond)
 		v, err = chromedp.Run(ctx, chromedp.Evaluate[T](expression, opts...))
 	}
@@ -138,8 +141,15 @@ func (p *page) awaitText(selector, text string) {
 	p.await(fmt.Sprintf("[...document.querySelectorAll(%q)].some((e) => e.checkVisibility() && e.innerText.includes(%q))", selector, text))
 }
 
+// click clicks an element once nothing lies on it, such as a dialog that waits for its answer.
 func (p *page) click(selector string) {
 	p.t.Helper()
+	p.await(fmt.Sprintf(`((e) => {
+		if (!e?.checkVisibility()) return false;
+		e.scrollIntoView({ block: "nearest" });
+		const { x, y, width, height } = e.getBoundingClientRect();
+		return e.contains(document.elementFromPoint(x + width / 2, y + height / 2));
+	})(document.querySelector(%q))`, selector))
 	p.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
@@ -213,14 +223,14 @@ func (p *page) shot(what string) {
 	}
 }
 
-// register makes an account in the page.
+// register makes an account in the page, and waits for the list of its rooms.
 func (p *page) register(name string) {
 	p.t.Helper()
 	p.click("#switch-mode")
 	p.fill("#user-name", name)
 	p.fill("#password", testPassword)
 	p.click("#sign-in-submit")
-	p.await("!document.querySelector('#chat').hidden")
+	p.await("!document.querySelector('#chat').hidden && ['no-room', 'room'].some((id) => !document.getElementById(id).hidden)")
 }
 
 // createRoom makes a room in the page, and returns the link that invites to it.

@@ -44,7 +44,7 @@ func TestShutdown(t *testing.T) {
 	stopInTime(t, p)
 	ends := map[string]int{}
 	for _, d := range devices {
-		err := d.end(t, 5*time.Second)
+		err := d.end(t, patience)
 		reason, retry := reasonOf(err)
 		ends[fmt.Sprintf("%s %s, retry %t", status.Code(err), reason, retry)]++
 	}
@@ -143,7 +143,7 @@ func TestShutdownWithIdlers(t *testing.T) {
 	if took > 10*time.Second {
 		t.Errorf("over only after %s", took)
 	}
-	wantEnd(t, "a stream that was read", sender.end(t, time.Second), "Unavailable SHUTTING_DOWN")
+	wantEnd(t, "a stream that was read", sender.end(t, patience), "Unavailable SHUTTING_DOWN")
 }
 
 // TestShutdownWhileComing: a stream that opens at the very moment of the shutdown is told to come back like

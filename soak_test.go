@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,7 +33,7 @@ func TestSoak(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context()) // not a deadline: the server would know it, and could be the first to say so
 	defer cancel()
-	time.AfterFunc(*soak, cancel)
+	end := time.Now().Add(*soak)
 	var busy sync.WaitGroup
 	var done atomic.Int64
 	again := func(every time.Duration, do func(i int) error) {
@@ -106,10 +105,12 @@ func TestSoak(t *testing.T) {
 	})
 
 	var samples []soakSample
-	for tick := *soak / 60; pause(ctx, tick) == nil; {
+	for time.Now().Before(end) || len(samples) < 15 { // also where a sample takes its time
+		time.Sleep(*soak / 60)
 		got, _ := scrape(t, measured)
 		samples = append(samples, soakSample{got.value("process_resident_memory_bytes"), got.value("go_goroutines"), got.value("process_open_fds")})
 	}
+	cancel()
 	busy.Wait()
 	stopLoad()
 	c.settle(t, 30*time.Second)
@@ -117,30 +118,30 @@ func TestSoak(t *testing.T) {
 	p.stop()
 	c.audit(t, p)
 
-	median := func(samples []soakSample, of func(soakSample) float64) float64 {
-		var all []float64
+	least := func(samples []soakSample, of func(soakSample) float64) float64 { // what is left over at any time; a busy machine has more now and then
+		n := of(samples[0])
 		for _, s := range samples {
-			all = append(all, of(s))
+			n = min(n, of(s))
 		}
-		slices.Sort(all)
-		return all[len(all)/2]
+		return n
 	}
 	third := len(samples) / 3
-	if third < 5 {
-		t.Fatalf("only %d samples", len(samples))
-	}
 	t.Logf("%s: %d messages acknowledged, and %d visits, log-ins, rooms, pages and cuts", *soak, c.sum((*member).confirmed), done.Load())
+	memory := 16.0
+	if raceDetector {
+		memory *= 5 // it keeps several bytes for each that was ever used
+	}
 	for _, figure := range []struct {
 		what  string
 		of    func(soakSample) float64
 		slack float64 // beside a tenth
 	}{
-		{"MB of memory", func(s soakSample) float64 { return s.memory / 1e6 }, 16},
+		{"MB of memory", func(s soakSample) float64 { return s.memory / 1e6 }, memory},
 		{"goroutines", func(s soakSample) float64 { return s.goroutines }, 30},
 		{"descriptors", func(s soakSample) float64 { return s.descriptors }, 15},
 	} {
-		before, after := median(samples[third:2*third], figure.of), median(samples[2*third:], figure.of)
-		t.Logf("%s: %.0f in the second third, %.0f in the last", figure.what, before, after)
+		before, after := least(samples[third:2*third], figure.of), least(samples[2*third:], figure.of)
+		t.Logf("%s: at least %.0f in the second third, %.0f in the last", figure.what, before, after)
 		if after > before*1.1+figure.slack {
 			t.Errorf("%s grow: from %.0f to %.0f", figure.what, before, after)
 		}

@@ -53,6 +53,7 @@ func TestSocketStalled(t *testing.T) {
 	// The sender writes the time into its messages, which is when everybody is to have them.
 	all := filling
 	var took []time.Duration
+	round, slowest := full, time.Duration(0) // of all that the machine did meanwhile
 	for slices.Contains(present(t, api, ownerRoom), "stalled") {
 		if time.Since(full) > 60*time.Second {
 			t.Fatal("a socket that reads nothing is not cut")
@@ -67,13 +68,15 @@ func TestSocketStalled(t *testing.T) {
 		}
 		took = append(took, time.Since(start))
 		time.Sleep(gap)
+		slowest, round = max(slowest, time.Since(round)), time.Now()
 	}
+	slowest = max(slowest, time.Since(round))
 	slices.Sort(took)
 	t.Logf("cut after %s; the slowest of %d messages to the others took %s", time.Since(full).Round(time.Millisecond), len(took), took[len(took)-1].Round(time.Millisecond))
 	if took[len(took)*9/10] > time.Second {
 		t.Errorf("messages to the others take %s", took[len(took)*9/10])
 	}
-	if cut := time.Since(full); cut > 12*time.Second+took[len(took)-1] {
+	if cut := time.Since(full); cut > 12*time.Second+slowest {
 		t.Errorf("cut only after %s", cut)
 	}
 
@@ -135,11 +138,18 @@ func TestSocketGhosts(t *testing.T) {
 				d := openDevice(t, l.sockets().through(func(c *net.TCPConn) { tcp = c }), l.rooms["ghost"], 0)
 				return func() { kind.end(d, tcp) }
 			}
-			end := open()
-			l.ghostIs(t, true)
-			end()
-			told++
-			t.Logf("gone after %s", l.gone(t, time.Second, told).Round(time.Millisecond))
+			fastest := time.Hour
+			for range 3 { // a busy machine may disturb one try, not each
+				end := open()
+				l.ghostIs(t, true)
+				end()
+				told++
+				fastest = min(fastest, l.gone(t, patience, told))
+			}
+			t.Logf("gone after %s", fastest.Round(time.Millisecond))
+			if fastest > time.Second {
+				t.Errorf("gone after %s, want 1 s", fastest)
+			}
 			open()() // and back before the end has been noticed
 			back := openDevice(t, l.sockets(), l.rooms["ghost"], 0)
 			back.say(t, kind.name, "I am back")
@@ -147,7 +157,7 @@ func TestSocketGhosts(t *testing.T) {
 			l.ghostIs(t, true)
 			before := l.seen(pb.ChatEventKind_USER_LEFT)
 			back.leave()
-			l.gone(t, time.Second, before+1)
+			l.gone(t, patience, before+1)
 			told = before + 1
 		})
 	}
@@ -160,6 +170,7 @@ func TestSocketSilent(t *testing.T) {
 	t.Parallel()
 	l := openLounge(t)
 	idle := openDevice(t, l.sockets(), l.rooms["watcher"], 0)
+	opened := time.Now()
 	silent := rawSocket(t, l.addr, opening(l.rooms["ghost"]))
 	eventually(t, patience, "the ghost is present", func() bool { return l.seen(pb.ChatEventKind_USER_JOINED) == 1 })
 	back := openDevice(t, l.sockets(), l.rooms["ghost"], 0)
@@ -169,10 +180,10 @@ func TestSocketSilent(t *testing.T) {
 	l.ghostIs(t, true)
 	took := l.gone(t, 45*time.Second, 1)
 	t.Logf("gone after %s", took.Round(time.Second))
-	if took < pingAfter {
-		t.Errorf("gone after %s, before anybody asked", took)
+	if open := time.Since(opened); open < pingAfter {
+		t.Errorf("gone after %s, before anybody asked", open)
 	}
-	_ = silent.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = silent.SetReadDeadline(time.Now().Add(patience))
 	end, err := io.ReadAll(silent)
 	if err != nil {
 		t.Errorf("the connection of the silent socket is still open: %v", err)
@@ -210,15 +221,15 @@ func TestSocketShutdown(t *testing.T) {
 		full.say(t, "", strings.Repeat("x", 4000))
 	}
 	full.await(t, filling)
-	silent := p.dialSocket(t)
 	c := startCrowd(t, writers)
 	stop := c.load(perSecond, writers...)
 	defer stop()
 	eventually(t, 30*time.Second, "the load runs", func() bool { return c.sum((*member).confirmed) > perSecond })
+	silent := p.dialSocket(t) // not before: it may be silent for openTimeout
 
 	stopInTime(t, p)
 	for i, d := range devices {
-		wantClose(t, fmt.Sprint("socket ", i), d.end(t, 5*time.Second), websocket.StatusGoingAway, "SHUTTING_DOWN")
+		wantClose(t, fmt.Sprint("socket ", i), d.end(t, patience), websocket.StatusGoingAway, "SHUTTING_DOWN")
 	}
 	wantClose(t, "a socket that said nothing", endOf(silent), websocket.StatusGoingAway, "SHUTTING_DOWN")
 	_ = unread.(*socketStream).conn.CloseNow()
@@ -268,7 +279,7 @@ func TestSocketChurn(t *testing.T) {
 	c.leave()
 	c.audit(t, p)
 	for _, m := range members {
-		eventually(t, 10*time.Second, "nobody is left behind", func() bool { return len(present(t, api, m.token)) == 0 })
+		eventually(t, patience, "nobody is left behind", func() bool { return len(present(t, api, m.token)) == 0 })
 	}
 	t.Logf("%d messages to %d members that reconnected %d times", c.sum((*member).said), len(members), c.sum(func(m *member) int { return len(m.ends) }))
 }

@@ -3,7 +3,7 @@ import { passwordMistake } from "./signin.js";
 
 /**
  * The dialog of the user's own account. `onToken(token)` is called when the password is another one, `onDeleted()` when
- * the account is deleted, and `onAdmin()` when an ADMIN wants to see to the server.
+ * the account is deleted, and `onAdmin()` when an ADMIN wants to see to the server. `signal` ends it.
  */
 export class AccountDialog {
   #dialog;
@@ -11,7 +11,7 @@ export class AccountDialog {
   #ask;
   #handlers;
 
-  constructor(dialog, session, ask, handlers) {
+  constructor(dialog, session, ask, handlers, signal) {
     this.#dialog = dialog;
     this.#session = session;
     this.#ask = ask;
@@ -24,7 +24,7 @@ export class AccountDialog {
       handlers.onAdmin();
     });
     click("[value=cancel]", () => dialog.close());
-    session.addEventListener("change", () => this.#draw()); // whether one is an ADMIN may be heard of while it is open
+    session.addEventListener("change", () => this.#draw(), { signal }); // whether one is an ADMIN may be heard of while it is open
   }
 
   open() {

@@ -1,7 +1,7 @@
 import * as api from "./api.js";
 import { shortTimeText } from "./dates.js";
 import { deleteQuestion } from "./dialogs.js";
-import { button, el, keepFocus, setText } from "./dom.js";
+import { Rows, button, el, keepFocus, setText } from "./dom.js";
 import { passwordMistake } from "./signin.js";
 
 const page = 50;
@@ -14,6 +14,7 @@ export class AdminDialog {
   #ask;
   #what = "users";
   #rows = [];
+  #list;
   #run = 0; // tells an answer from those of another search
   #timer = 0;
 
@@ -21,6 +22,7 @@ export class AdminDialog {
     this.#dialog = dialog;
     this.#session = session;
     this.#ask = ask;
+    this.#list = new Rows(this.#find("#admin-list"));
     for (const tab of dialog.querySelectorAll("[data-what]")) tab.onclick = () => this.#show(tab.dataset.what);
     this.#find("#admin-query").oninput = () => {
       clearTimeout(this.#timer);
@@ -49,12 +51,16 @@ export class AdminDialog {
     this.#what = what;
     for (const tab of this.#dialog.querySelectorAll("[data-what]")) tab.ariaPressed = String(tab.dataset.what === what);
     this.#find("#admin-query").value = "";
-    this.#find("#admin-list").replaceChildren();
+    this.#rows = [];
+    this.#list.show([], () => []);
+    setText(this.#find("#admin-none"), "");
+    this.#find("#admin-more").hidden = true; // until there is something to be behind
     this.#load();
   }
 
   // Loads the first page, or the one behind an id.
   async #load(behind) {
+    clearTimeout(this.#timer);
     const run = ++this.#run;
     const what = this.#what;
     const position = what === "audit" ? { before: behind ?? 0 } : { after: behind ?? 0 };
@@ -76,7 +82,7 @@ export class AdminDialog {
 
   #draw() {
     const make = { users: this.#user, rooms: this.#room, audit: entry }[this.#what].bind(this);
-    this.#find("#admin-list").replaceChildren(...this.#rows.map(make));
+    this.#list.show([this.#what, this.#rows], () => this.#rows.map(make));
     setText(this.#find("#admin-none"), this.#rows.length ? "" : "Nothing was found.");
     keepFocus(this.#dialog);
   }
@@ -86,7 +92,8 @@ export class AdminDialog {
     const own = name.toLowerCase() === this.#session.userName.toLowerCase();
     const notes = [role === "ADMIN" && "administrator", disabled && "disabled", own && "you"].filter(Boolean).join(", ");
     const change = (text, to, question) => this.#action(text, name, { ...question, title: `${text}: ${name}?` }, async () => {
-      Object.assign(user, await this.#call(api.changeUser, name, to));
+      const changed = await this.#call(api.changeUser, name, to);
+      this.#rows = this.#rows.map((row) => (row.user_name === name ? { ...row, ...changed } : row));
     });
     const out = "Their log-ins end.";
     return line(

@@ -32,6 +32,7 @@ export class Chat {
   #render = oncePerFrame(() => this.#draw());
   #bannerTimer = 0;
   #wasOpen = new WeakSet(); // rooms that have had a session
+  #routes = 0; // tells the last way to where the address says from those that were given up
   #day = dayOf(Date.now());
   #clock = setInterval(() => this.#tick(), 30_000);
 
@@ -42,7 +43,8 @@ export class Chat {
       this.#dialogs[name] = new FormDialog(find(`${name}-dialog`));
     }
     const ask = new Ask(find("ask-dialog"));
-    const settings = new RoomSettings(find("settings-dialog"), this.#session, ask, (room) => this.#roomLeft(room));
+    const { signal } = this.#listening;
+    const settings = new RoomSettings(find("settings-dialog"), this.#session, ask, (room) => this.#roomLeft(room), signal);
     const own = new AccountDialog(find("account-dialog"), this.#session, ask, {
       onToken: (token) => {
         onToken(token);
@@ -54,7 +56,7 @@ export class Chat {
         onLeave("Your account is deleted.");
       },
       onAdmin: () => this.#openAdmin(),
-    });
+    }, signal);
     Object.assign(this.#dialogs, { ask, settings, account: own });
     this.#timeline = new Timeline(find("timeline"), find("messages"), {
       onEdit: (message) => {
@@ -66,13 +68,14 @@ export class Chat {
         this.#composer.focus();
       },
       onView: () => this.#viewChanged(),
-    }, this.#listening.signal);
+    }, signal);
     this.#composer = new Composer(find("composer"), this.#session.store, {
       onSend: (body) => this.#session.current.send(body),
       onTyping: () => this.#session.current.sendTyping(),
     });
     setText(find("me"), account.userName);
     this.#listen();
+    this.#draw(); // nothing is left of who was here before
     find("chat").hidden = false;
     this.#start();
   }
@@ -182,6 +185,7 @@ export class Chat {
   async #route() {
     if (!this.#session.loaded) return;
     const code = codeInAddress();
+    const route = ++this.#routes;
     const room = code && this.#session.find(code);
     if (room || !code) {
       if (find("join-dialog").dataset.invited === "true") this.#dialogs.join.close(); // not one that was just opened by hand
@@ -189,7 +193,7 @@ export class Chat {
       return;
     }
     this.#open(null);
-    const left = () => codeInAddress() !== code || this.#listening.signal.aborted;
+    const left = () => route !== this.#routes || codeInAddress() !== code || this.#listening.signal.aborted;
     try {
       // A room without a password is entered at once; a member too, of a room that the list does not have yet.
       await this.#session.join(code, "");
@@ -266,12 +270,14 @@ export class Chat {
 
   // Few are ADMINs: it is loaded when one asks for it.
   async #openAdmin() {
+    const { signal } = this.#listening;
     try {
       const { AdminDialog } = await import("./admin.js");
+      if (signal.aborted) return; // logged out meanwhile
       this.#dialogs.admin ??= new AdminDialog(find("admin-dialog"), this.#session, this.#dialogs.ask);
       this.#dialogs.admin.open();
     } catch {
-      notify("The server does not answer. Try again in a moment.");
+      if (!signal.aborted) notify("The server does not answer. Try again in a moment.");
     }
   }
 

@@ -34,6 +34,7 @@ export class FormDialog {
   open(values, submit, error = "") {
     this.close();
     this.#form.reset();
+    this.#form.ariaBusy = null; // with what it was open for before
     for (const [name, value] of Object.entries(values)) this.#form.elements[name].value = value;
     setText(this.#error, error);
     this.#submit = submit;
@@ -51,18 +52,19 @@ export class FormDialog {
   async #send() {
     if (this.#form.ariaBusy) return;
     const resolve = this.#resolve;
+    const same = () => resolve === this.#resolve; // it may have been opened for something else meanwhile
     this.#form.ariaBusy = "true";
     setText(this.#error, "");
     try {
       await this.#submit(Object.fromEntries(new FormData(this.#form)));
     } catch (error) {
-      if (resolve === this.#resolve) setText(this.#error, error.message);
+      if (same()) setText(this.#error, error.message);
       return;
     } finally {
-      this.#form.ariaBusy = null;
+      if (same()) this.#form.ariaBusy = null;
     }
     resolve(true);
-    if (resolve === this.#resolve) this.close();
+    if (same()) this.close();
   }
 }
 

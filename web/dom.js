@@ -13,6 +13,24 @@ export function el(tag, props = {}, ...children) {
   return node;
 }
 
+/** The rows of a list. They stay the same elements as long as what they show does: a click that is under way would be lost. */
+export class Rows {
+  #list;
+  #shown = "";
+
+  constructor(list) {
+    this.#list = list;
+  }
+
+  /** Shows the elements that `make` returns for `what`, which JSON can tell from something else. */
+  show(what, make) {
+    const key = JSON.stringify(what);
+    if (key === this.#shown) return;
+    this.#shown = key;
+    this.#list.replaceChildren(...make());
+  }
+}
+
 /** Makes a small button of a list's row, with a longer name for who hears the page. */
 export function button(text, onclick, ariaLabel = text) {
   return el("button", { type: "button", className: "small", onclick, ariaLabel }, text);

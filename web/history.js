@@ -59,7 +59,7 @@ export class History {
   loadStart(readSeq) {
     if (this.loaded || this.#loading) return;
     const unread = Math.max(0, this.lastSeq - readSeq);
-    const begin = (messages) => this.#begin(messages);
+    const begin = this.#beginning();
     if (unread > mostUnread) this.#load(() => this.#firstUnread(readSeq), begin);
     else this.#load(() => this.#page(0, unread + firstPage), begin);
   }
@@ -68,7 +68,7 @@ export class History {
   loadEnd() {
     if (this.complete) return;
     this.#loading = 0; // what is under way is of no use now
-    this.#load(() => this.#page(0, firstPage), (messages) => this.#begin(messages));
+    this.#load(() => this.#page(0, firstPage), this.#beginning());
   }
 
   /** Loads the messages before those in memory. */
@@ -106,9 +106,13 @@ export class History {
     this.hurry();
   }
 
-  #begin(messages) {
-    this.stretch.replace(messages, this.lastSeq + 1);
-    this.loaded = true;
+  // What to do with the page that is asked for now. An empty one says nothing of what has come since.
+  #beginning() {
+    const next = this.lastSeq + 1;
+    return (messages) => {
+      this.stretch.replace(messages, next);
+      this.loaded = true;
+    };
   }
 
   async #load(fetch, use) {

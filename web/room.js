@@ -40,9 +40,11 @@ export class Room extends EventTarget {
   #user;
   #store;
   #token = null; // a promise: one call for all who need it
+  #joined = false; // or tried to: the list that told of the room may be old
   #cursor;
   #connection;
   #shown = false; // to the user: presence and typing matter
+  #moves = null; // while those present are asked for: who has come (true) or left (false) since, by name
   #typing = new Map(); // user name → timer
   #typedAt = 0;
   #acknowledgeTimer = 0;
@@ -210,7 +212,7 @@ export class Room extends EventTarget {
 
   /** Tells the others that the user types. */
   sendTyping() {
-    if (Date.now() - this.#typedAt < typingEvery) return;
+    if (this.connection !== "open" || Date.now() - this.#typedAt < typingEvery) return;
     this.#typedAt = Date.now();
     this.#connection.send({ typing: true });
   }
@@ -256,8 +258,10 @@ export class Room extends EventTarget {
   }
 
   // Who was removed is not to come back by itself, into a room that has no password.
-  async #join(again) {
+  async #join(refused) {
     const { token } = this.#user;
+    const again = refused || this.#joined;
+    this.#joined = true;
     if (again && !(await api.listRooms(token)).some(({ short_code }) => short_code === this.code)) {
       throw new api.ApiError(403, "ROOM_ACCESS_DENIED", "You are no longer a member of this room.");
     }
@@ -325,13 +329,11 @@ export class Room extends EventTarget {
           this.#receivedTyping(event.userName);
           break;
         case "USER_JOINED":
-          if (this.present && !this.present.includes(event.userName)) {
-            this.present = [...this.present, event.userName].sort(byName);
-          }
+          this.#moved(event.userName, true);
           break;
         case "USER_LEFT":
           this.#stopTyping(event.userName);
-          this.present &&= this.present.filter((name) => name !== event.userName);
+          this.#moved(event.userName, false);
           break;
       }
     }
@@ -381,10 +383,21 @@ export class Room extends EventTarget {
     for (const userName of this.#typing.keys()) this.#stopTyping(userName);
   }
 
+  #moved(userName, here) {
+    this.#moves?.set(userName, here);
+    if (!this.present || this.present.includes(userName) === here) return;
+    this.present = here ? [...this.present, userName].sort(byName) : this.present.filter((name) => name !== userName);
+  }
+
   async #loadPresent() {
     if (!this.#shown || this.connection !== "open") return;
+    const moves = (this.#moves = new Map()); // the answer may be older than they are
     try {
-      this.present = (await this.#call(api.listPresent)).sort(byName);
+      const names = new Set(await this.#call(api.listPresent));
+      if (moves !== this.#moves) return; // it is asked for again
+      for (const [name, here] of moves) here ? names.add(name) : names.delete(name);
+      this.#moves = null;
+      this.present = [...names].sort(byName);
       this.#changed();
     } catch {
       // The session goes on telling who comes and goes; the list is asked for again when it is resumed.

@@ -32,6 +32,7 @@ export class Session extends EventTarget {
   #refreshing = null; // the call that is under way, as a promise
   #refreshed = null; // the one after it
   #gone = new Set(); // codes that an answer which is under way may still tell of
+  #missed = new WeakSet(); // rooms that the last list did not have, though their session was open
   #stopped = false;
   #changing = false; // the account: the token may end before the answer comes
   #refused = null; // the error that told so
@@ -154,7 +155,9 @@ export class Session extends EventTarget {
       }
     }
     for (const room of this.rooms.values()) {
-      if (!codes.has(room.code)) this.#remove(room);
+      if (codes.has(room.code)) this.#missed.delete(room);
+      else if (room.connection !== "open" || this.#missed.has(room)) this.#remove(room);
+      else this.#missed.add(room); // its session is about to tell why; if it does not, the next list takes it away
     }
     this.loaded = true;
     this.#connect();
@@ -247,6 +250,12 @@ export class Session extends EventTarget {
     return room;
   }
 
+  /** Changes a room's `room_name`, `room_password` or `owner`. */
+  async change(room, change) {
+    room.update(await this.asUser((token) => api.changeRoom(token, room.code, change)));
+    await this.refresh(); // a list of before may be on its way, and would take it back
+  }
+
   /** Deletes a room for everybody. */
   delete(room) {
     return this.#part(room, (token) => api.deleteRoom(token, room.code));
@@ -265,7 +274,8 @@ export class Session extends EventTarget {
       await this.asUser(call);
     } catch (error) {
       this.#gone.delete(room.code);
-      throw error;
+      if (this.rooms.get(room.code) === room) throw error;
+      return; // its session has told that it is gone: only the answer was lost
     }
     this.#remove(room);
   }

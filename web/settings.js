@@ -1,11 +1,11 @@
 import * as api from "./api.js";
-import { button, el, keepFocus, setText } from "./dom.js";
+import { Rows, button, el, keepFocus, setText } from "./dom.js";
 
 const mostListed = 200; // members, of those that the search finds
 
 /**
  * The dialog of a room: its members for everybody, and what its owner or an ADMIN does to them and to the room.
- * `onLeft(room)` is called when the user has left it.
+ * `onLeft(room)` is called when the user has left it; `signal` ends it.
  */
 export class RoomSettings {
   #dialog;
@@ -15,12 +15,18 @@ export class RoomSettings {
   #room = null;
   #members = [];
   #bans = [];
+  #memberRows;
+  #banRows;
+  #loads = 0; // tells the last answer from those that are late
+  #drawn = ""; // what was known of the room
 
-  constructor(dialog, session, ask, onLeft) {
+  constructor(dialog, session, ask, onLeft, signal) {
     this.#dialog = dialog;
     this.#session = session;
     this.#ask = ask;
     this.#onLeft = onLeft;
+    this.#memberRows = new Rows(this.#find("#members"));
+    this.#banRows = new Rows(this.#find("#bans"));
     const click = (id, listener) => (this.#find(id).onclick = listener);
     click("#rename", () => this.#rename());
     click("#room-password", () => this.#newPassword());
@@ -29,6 +35,7 @@ export class RoomSettings {
     click("[value=cancel]", () => dialog.close());
     this.#find("#find-member").oninput = () => this.#draw();
     dialog.onclose = () => (this.#room = dialog.open ? this.#room : null);
+    session.addEventListener("change", () => this.#changed(), { signal });
   }
 
   open(room) {
@@ -53,19 +60,33 @@ export class RoomSettings {
     return this.#room.owned || this.#session.admin;
   }
 
+  get #known() {
+    return JSON.stringify([this.#room.name, this.#room.owner, this.#may]);
+  }
+
+  // The room may get another name or owner while it is open.
+  #changed() {
+    if (!this.#room || this.#drawn === this.#known) return;
+    this.#draw();
+    this.#load();
+  }
+
   async #load() {
     const room = this.#room;
+    if (!room) return; // closed meanwhile
+    const load = ++this.#loads;
+    const late = () => load !== this.#loads || room !== this.#room;
     const get = (call) => this.#session.asUser((token) => call(token, room.code));
     let error = "";
     try {
       const [members, bans] = await Promise.all([get(api.listMembers), this.#may ? get(api.listBans) : []]);
-      if (room !== this.#room) return;
+      if (late()) return;
       this.#members = members;
       this.#bans = bans;
     } catch (failed) {
       error = failed.message;
     }
-    if (room !== this.#room) return;
+    if (late()) return;
     setText(this.#find(".error"), error);
     this.#draw();
   }
@@ -73,6 +94,7 @@ export class RoomSettings {
   #draw() {
     const { name, owned } = this.#room;
     const may = this.#may;
+    this.#drawn = this.#known;
     setText(this.#find("h2"), name);
     this.#find("#room-changes").hidden = this.#find("#banned").hidden = !may;
     this.#find("#leave-room").hidden = owned;
@@ -80,12 +102,14 @@ export class RoomSettings {
     this.#find("#find-member").hidden = this.#members.length <= 10;
     const sought = this.#find("#find-member").value.trim().toLowerCase();
     const found = this.#members.filter(({ user_name }) => user_name.toLowerCase().includes(sought));
-    const rows = found.slice(0, mostListed).map((member) => this.#member(member));
-    if (found.length > rows.length) rows.push(el("li", { className: "quieter" }, `and ${found.length - rows.length} more: search for them`));
     setText(this.#find("#member-count"), this.#members.length ? String(this.#members.length) : "");
-    this.#find("#members").replaceChildren(...rows);
-    this.#find("#bans").replaceChildren(
-      ...this.#bans.map(({ user_name }) =>
+    this.#memberRows.show([found, may], () => {
+      const rows = found.slice(0, mostListed).map((member) => this.#member(member));
+      if (found.length > rows.length) rows.push(el("li", { className: "quieter" }, `and ${found.length - rows.length} more: search for them`));
+      return rows;
+    });
+    this.#banRows.show(this.#bans, () =>
+      this.#bans.map(({ user_name }) =>
         row(user_name, "", button("Unban", () => this.#do(() => this.#set(api.setBan, user_name, false)), `Unban ${user_name}`)),
       ),
     );
@@ -120,9 +144,8 @@ export class RoomSettings {
     return this.#session.asUser((token) => call(token, this.#room.code, ...parameters));
   }
 
-  async #change(change) {
-    const room = this.#room;
-    room.update(await this.#set(api.changeRoom, change));
+  #change(change) {
+    return this.#session.change(this.#room, change);
   }
 
   async #question(question, submit) {

@@ -111,8 +111,14 @@ func TestLostAcknowledgements(t *testing.T) {
 	acknowledged := sendAll(t, r, "message", n)
 	stop()
 	checkAcknowledged(t, acknowledged, receive(t, r, 0, n))
-	if more, err := r.ListMessages(t.Context(), 0, 1); err != nil || more[0].Seq != n {
-		t.Errorf("the newest message is %v, %v", more, err)
+	var newest []client.Message
+	eventually(t, "the history is read", func() bool { // the connection may just have been cut, and a call does not try again
+		var err error
+		newest, err = r.ListMessages(t.Context(), 0, 1)
+		return err == nil
+	})
+	if len(newest) != 1 || newest[0].Seq != n {
+		t.Errorf("the newest message is %v", newest)
 	}
 }
 
@@ -244,6 +250,10 @@ func TestSlowReceiver(t *testing.T) {
 	}
 }
 
+// lateness is what a machine that has other things to do may add to the second that Disconnect takes. gRPC alone would wait for
+// five: see TestAwait for the second itself.
+const lateness = 3 * time.Second
+
 // The network takes everything and gives nothing back. Disconnect must not wait for it.
 func TestDisconnectInBlackHole(t *testing.T) {
 	for _, what := range []string{"the network", "the server"} {
@@ -277,12 +287,12 @@ func TestDisconnectInBlackHole(t *testing.T) {
 
 			began := time.Now()
 			quiet.Disconnect()
-			if took := time.Since(began); took > time.Second {
+			if took := time.Since(began); took > time.Second+lateness {
 				t.Errorf("Room.Disconnect took %v", took)
 			}
 			began = time.Now()
 			c.Disconnect()
-			if took := time.Since(began); took > time.Second {
+			if took := time.Since(began); took > time.Second+lateness {
 				t.Errorf("Client.Disconnect took %v", took)
 			}
 			for range waiting {
@@ -381,7 +391,7 @@ func TestDisconnectInCallback(t *testing.T) {
 				took <- time.Since(began)
 			}
 		}))
-		if took := <-took; took > time.Second {
+		if took := <-took; took > time.Second+lateness {
 			t.Errorf("%s: Disconnect took %v", name, took)
 		}
 	}
@@ -563,10 +573,10 @@ func TestAccountDisabled(t *testing.T) {
 	send(t, join(t, ann, code), "the others go on")
 }
 
-// Tokens live two seconds, and connections half a second: rooms and calls renew both kinds of token.
+// Tokens live five seconds, and connections half a second: rooms and calls renew both kinds of token.
 func TestTokensExpire(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, "--token-duration", "2s")
+	s := startServer(t, "--token-duration", "5s")
 	p := startProxy(t, s)
 	log := &testLog{}
 	c := newUser(t, p.addr(), "ann", client.WithLogger(log.logger()))

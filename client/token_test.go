@@ -89,11 +89,11 @@ func TestLoginWithToken(t *testing.T) {
 	}
 }
 
-// Tokens live two seconds. A room ends for good when the token cannot be renewed; a Login with the password before that
+// Tokens live ten seconds. A room ends for good when the token cannot be renewed; a Login with the password before that
 // keeps it.
 func TestTokenLoginExpires(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, "--token-duration", "2s")
+	s := startServer(t, "--token-duration", "10s") // within them ann's token has to log in twice, and open two rooms
 	p := startProxy(t, s)
 	ctx := t.Context()
 	ann := newUser(t, s.addr, "ann")

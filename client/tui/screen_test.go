@@ -3,6 +3,7 @@
 package tui
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -32,7 +33,9 @@ func sender(t *testing.T, s *server, user, code string) *client.Room {
 
 func joined(t *testing.T, c *client.Client, code string) *client.Room {
 	t.Helper()
-	room, err := c.JoinChatRoom(t.Context(), code, "")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	room, err := c.JoinChatRoom(ctx, code, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,10 +49,12 @@ func account(t *testing.T, s *server, user string) *client.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Disconnect() })
-	if _, err := c.Register(t.Context(), user, testPassword); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := c.Register(ctx, user, testPassword); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Login(t.Context(), user, testPassword); err != nil {
+	if err := c.Login(ctx, user, testPassword); err != nil {
 		t.Fatal(err)
 	}
 	return c

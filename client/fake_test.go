@@ -402,6 +402,26 @@ func TestDisconnectWhileBehind(t *testing.T) {
 	}
 }
 
+// A call that is under way at a Disconnect ends with ErrClosed, also where it hears of the connection's end before that of its
+// owner, of which another goroutine tells it.
+func TestCallIsClosed(t *testing.T) {
+	c, err := New("127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Disconnect()
+	for range 1000 {
+		owner, end := context.WithCancel(t.Context())
+		err := c.unary(t.Context(), owner, newToken("user token", nil), func(context.Context) error {
+			end()
+			return status.Error(codes.Canceled, "grpc: the client connection is closing")
+		})
+		if err != ErrClosed {
+			t.Fatalf("the call ended with %v", err)
+		}
+	}
+}
+
 // Many find out at once that their token is refused, and one of them gets a new one.
 func TestTokenIsRenewedOnce(t *testing.T) {
 	fetched := 0

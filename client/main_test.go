@@ -368,11 +368,20 @@ func (l *testLog) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// freeze makes the process hang until the test ends.
+// freeze makes the process hang until the test ends. Until one of its threads has taken the signal, the others go on.
 func (s *server) freeze(t *testing.T) {
 	t.Helper()
 	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.cmd.Process.Signal(syscall.SIGCONT) })
+	for {
+		switch _, err := syscall.Wait4(s.cmd.Process.Pid, nil, syscall.WUNTRACED, nil); err {
+		case nil:
+			return
+		case syscall.EINTR:
+		default:
+			t.Fatal(err)
+		}
+	}
 }

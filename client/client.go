@@ -185,7 +185,7 @@ func (c *Client) LeaveChatRoom(ctx context.Context, shortCode string) error {
 	if err == nil {
 		c.left(s, shortCode)
 	}
-	return wrap(operation, callError(ctx, err))
+	return wrap(operation, callError(ctx, c.ctx, err))
 }
 
 // left ends the Rooms of a room that the user has left. The server ends their streams, but one that is reconnecting would
@@ -240,7 +240,7 @@ func (c *Client) unary(ctx, owner context.Context, t *token, call func(context.C
 	ctx, cancel := c.callContext(ctx, owner)
 	defer cancel()
 	c.hurry(ctx)
-	return callError(ctx, t.authorize(ctx, func(value string) error {
+	return callError(ctx, owner, t.authorize(ctx, func(value string) error {
 		return fromStatus(call(withToken(ctx, value)))
 	}))
 }
@@ -278,15 +278,18 @@ func (c *Client) callContext(ctx, owner context.Context) (context.Context, conte
 	}
 }
 
-// callError returns the error of a call: that of its context, if that is why the call ended.
-func callError(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
-		return err
-	}
-	if errors.Is(context.Cause(ctx), ErrClosed) {
+// callError returns the error of a call: that of its context, if that is why the call ended. The end of owner may not have
+// reached the context when the closed connection ends the call.
+func callError(ctx, owner context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrClosed):
+		return ctx.Err()
+	case ctx.Err() != nil, owner.Err() != nil:
 		return ErrClosed
 	}
-	return ctx.Err()
+	return err
 }
 
 // Disconnect leaves every room, ends the calls that are under way with ErrClosed, and closes the

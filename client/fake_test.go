@@ -210,16 +210,26 @@ func TestForgottenHistory(t *testing.T) {
 // All of the history is gone, even what the stream has just shown.
 func TestNoHistory(t *testing.T) {
 	f := &fakeServer{oldest: 1, newest: 0, most: 200}
+	read := make(chan struct{})
 	f.chat = func(stream pb.GRPCChatter_ChatServer, _ uint64) error {
 		show(stream, 100)
-		for f.count() == 0 { // until the history was read
-			time.Sleep(time.Millisecond)
-		}
-		time.Sleep(50 * time.Millisecond)
+		<-read
 		show(stream, 101)
 		return hold(stream)
 	}
-	expect(t, joinFake(t, f), 101)
+	r := joinFake(t, f)
+	for r.in.has() != 100 { // until the history was read
+		time.Sleep(time.Millisecond)
+	}
+	close(read)
+	expect(t, r, 101)
+}
+
+// has returns the seq of the newest message that was put in, or that is known to be no more.
+func (b *inbox) has() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last
 }
 
 func (f *fakeServer) count() int {
@@ -365,7 +375,7 @@ func TestResend(t *testing.T) {
 			return errors.Join(stream.Send(&pb.ChatResponse{Events: []*pb.ChatEvent{foreign, own}}), hold(stream))
 		}
 	}
-	f.oldest, f.newest, f.most = 1, 2, 200
+	f.oldest, f.newest, f.most = 1, 3, 200 // 3 as well: the history may be read after that was shown
 	r := joinFake(t, f)
 	if seq, err := r.Send(t.Context(), "1"); seq != 1 || err != nil {
 		t.Errorf("Send = %d, %v", seq, err)
@@ -389,6 +399,26 @@ func TestDisconnectWhileBehind(t *testing.T) {
 	case <-r.gone:
 	case <-time.After(10 * time.Second):
 		t.Error("the room's goroutines go on")
+	}
+}
+
+// A call that is under way at a Disconnect ends with ErrClosed, also where it hears of the connection's end before that of its
+// owner, of which another goroutine tells it.
+func TestCallIsClosed(t *testing.T) {
+	c, err := New("127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Disconnect()
+	for range 1000 {
+		owner, end := context.WithCancel(t.Context())
+		err := c.unary(t.Context(), owner, newToken("user token", nil), func(context.Context) error {
+			end()
+			return status.Error(codes.Canceled, "grpc: the client connection is closing")
+		})
+		if err != ErrClosed {
+			t.Fatalf("the call ended with %v", err)
+		}
 	}
 }
 

@@ -145,6 +145,17 @@ func TestInboxEnds(t *testing.T) {
 	})
 }
 
+// Disconnect waits for what does not end, but returns within a second.
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		await(make(chan struct{}))
+		if took := time.Since(began); took >= time.Second {
+			t.Errorf("it waited %v", took)
+		}
+	})
+}
+
 func TestRetries(t *testing.T) {
 	var r retries
 	longest := time.Duration(0)

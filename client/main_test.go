@@ -150,23 +150,32 @@ func newClient(t *testing.T, addr string, opts ...client.Option) *client.Client 
 func newUser(t *testing.T, addr, name string, opts ...client.Option) *client.Client {
 	t.Helper()
 	c := newClient(t, addr, opts...)
-	if _, err := c.Register(t.Context(), name, password); err != nil {
+	if _, err := c.Register(patient(t), name, password); err != nil {
 		t.Fatal(err)
 	}
 	login(t, c, name)
 	return c
 }
 
+// patient returns a context for what is no more than the beginning of a test: on a busy machine it may take longer than the
+// Client's own timeout, which a test may have made short.
+func patient(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 func login(t *testing.T, c *client.Client, name string) {
 	t.Helper()
-	if err := c.Login(t.Context(), name, password); err != nil {
+	if err := c.Login(patient(t), name, password); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func createRoom(t *testing.T, c *client.Client) (shortCode string) {
 	t.Helper()
-	code, err := c.CreateChatRoom(t.Context(), "A room", "")
+	code, err := c.CreateChatRoom(patient(t), "A room", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +184,7 @@ func createRoom(t *testing.T, c *client.Client) (shortCode string) {
 
 func join(t *testing.T, c *client.Client, shortCode string, opts ...client.JoinOption) *client.Room {
 	t.Helper()
-	r, err := c.JoinChatRoom(t.Context(), shortCode, "", opts...)
+	r, err := c.JoinChatRoom(patient(t), shortCode, "", opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,11 +368,20 @@ func (l *testLog) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// freeze makes the process hang until the test ends.
+// freeze makes the process hang until the test ends. Until one of its threads has taken the signal, the others go on.
 func (s *server) freeze(t *testing.T) {
 	t.Helper()
 	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.cmd.Process.Signal(syscall.SIGCONT) })
+	for {
+		switch _, err := syscall.Wait4(s.cmd.Process.Pid, nil, syscall.WUNTRACED, nil); err {
+		case nil:
+			return
+		case syscall.EINTR:
+		default:
+			t.Fatal(err)
+		}
+	}
 }

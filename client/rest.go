@@ -47,7 +47,7 @@ func newHTTPClient(cfg *tls.Config) *http.Client {
 func (c *Client) rest(ctx context.Context, method, path, token string, in, out any) error {
 	ctx, cancel := c.callContext(ctx, c.ctx)
 	defer cancel()
-	return callError(ctx, c.exchange(ctx, method, path, token, in, out))
+	return callError(ctx, c.ctx, c.exchange(ctx, method, path, token, in, out))
 }
 
 func (c *Client) exchange(ctx context.Context, method, path, token string, in, out any) error {

@@ -63,7 +63,7 @@ func (c *Client) JoinChatRoom(ctx context.Context, shortCode, roomPassword strin
 	case <-r.gone:
 		err = r.cause()
 	case <-ctx.Done():
-		err = callError(ctx, ctx.Err())
+		err = callError(ctx, c.ctx, ctx.Err())
 	}
 	r.Disconnect()
 	return nil, wrap("join chat room", err)

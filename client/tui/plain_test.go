@@ -133,21 +133,31 @@ func TestPlainServerKilled(t *testing.T) {
 	bob := startBot(t, s, "--user", "bob", "--register", "--room", code)
 	bob.err.await(t, "connected\n")
 	alice := startBot(t, s, "--user", "alice", "--room", code)
-	const n = 4000
-	go func() {
-		io.WriteString(alice.in, numbers(1, n))
-		alice.in.Close()
+	away, last := make(chan struct{}), make(chan int, 1)
+	go func() { // until both know that the server is away: so the input does not end before
+		defer alice.in.Close()
+		for n := 0; ; n += 100 {
+			select {
+			case <-away:
+				last <- n
+				return
+			case <-time.After(20 * time.Millisecond):
+				io.WriteString(alice.in, numbers(n+1, n+100))
+			}
+		}
 	}()
 	bob.out.await(t, ": 100\n")
 	s.kill()
 	alice.err.await(t, "away\n")
 	bob.err.await(t, "away\n")
+	close(away)
 	s.start(t)
 	alice.err.await(t, "back\n")
 	bob.err.await(t, "back\n")
 	if status := alice.end(); status != 0 {
 		t.Fatalf("alice ended with %d: %s", status, alice.err)
 	}
+	n := <-last
 	for name, b := range map[string]*bot{"alice": alice, "bob": bob} {
 		got := strings.Join(texts(t, b.out.await(t, fmt.Sprintf(": %d\n", n))), "\n") + "\n"
 		if got != numbers(1, n) {
@@ -168,9 +178,8 @@ func TestPlainInterrupted(t *testing.T) {
 	alice.out.await(t, "one\n")
 	s.kill()
 	alice.err.await(t, "away\n")
-	alice.say("two\nthree\n")
-	time.Sleep(300 * time.Millisecond) // until it has read them
-	alice.cmd.Process.Signal(syscall.SIGTERM)
+	alice.say("two\nthree\n" + strings.Repeat("x", 1<<18)) // what does not fit into the pipe is read when the lines before are under way
+	alice.signal(syscall.SIGTERM)
 	if status := alice.end(); status != 1 {
 		t.Errorf("the status is %d", status)
 	}

@@ -26,6 +26,7 @@ func TestScreenServerKilled(t *testing.T) {
 	code, _ := s.room(t, "alice", testPassword)
 	alice := member(t, s, ordinary, "alice", code)
 	bob := member(t, s, ordinary, "bob", code, "--register")
+	alice.await("bob joined", "2 here")
 	alice.enter("before")
 	bob.await("  before")
 
@@ -58,8 +59,9 @@ func TestScreenServerKilled(t *testing.T) {
 	alice.await("○ away")
 	alice.enter("never")
 	alice.await("… never")
+	shown := alice.record()
 	alice.enter("/quit")
-	alice.await("Waiting for 1 message to be stored.")
+	alice.awaitIn(shown, "Waiting for 1 message to be stored.")
 	alice.ended(1)
 	alice.await("Perhaps not sent: never", "grpcchatter: 1 message had not been stored yet and may be lost")
 }
@@ -248,7 +250,7 @@ func TestScreenHarmlessText(t *testing.T) {
 		"汉字 and 😀 and 👨‍👩‍👧 and שלום עולם and مرحبا",
 		"e\u0301 a\u0308 "+strings.Repeat("\u0301", 50)+"|",
 		"\ttab\n    four", strings.Repeat("长", 60), strings.Repeat("x", 120))
-	w.await("  ␛[2J␛[H␛]0;title␇<U+009B>31m<U+202E>back␈", "  bob  12:34", "    I did not say this", "汉字 and 😀", "    tab")
+	w.await("  ␛[2J␛[H␛]0;title␇<U+009B>31m<U+202E>back␈", "  bob  12:34", "    I did not say this", "汉字 and 😀", "    tab", strings.Repeat("x", 58))
 	rows := strings.Split(strings.TrimSuffix(w.settled(), "\n"), "\n")
 	if len(rows) != 24 || !strings.HasPrefix(rows[0], " Ünicode") || !strings.HasPrefix(rows[22], ">") {
 		t.Errorf("the layout is broken")
@@ -358,11 +360,16 @@ func (w *window) block() (resume func()) {
 	}
 	resume = sync.OnceFunc(func() { syscall.Kill(tmux, syscall.SIGCONT) })
 	w.t.Cleanup(resume)
-	for err == nil { // NUL shows nothing
-		_, err = syscall.Write(tty, make([]byte, 1))
-	}
-	if err != syscall.EAGAIN {
-		w.t.Fatal(err)
+	// The system may move something on, to where tmux would read it, after it was full for the first time.
+	for full := time.Now(); time.Since(full) < 500*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+		for err = nil; err == nil; { // NUL shows nothing
+			if _, err = syscall.Write(tty, make([]byte, 1)); err == nil {
+				full = time.Now()
+			}
+		}
+		if err != syscall.EAGAIN {
+			w.t.Fatal(err)
+		}
 	}
 	return resume
 }

@@ -3,6 +3,7 @@
 package tui
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -32,7 +33,9 @@ func sender(t *testing.T, s *server, user, code string) *client.Room {
 
 func joined(t *testing.T, c *client.Client, code string) *client.Room {
 	t.Helper()
-	room, err := c.JoinChatRoom(t.Context(), code, "")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	room, err := c.JoinChatRoom(ctx, code, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,10 +49,12 @@ func account(t *testing.T, s *server, user string) *client.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Disconnect() })
-	if _, err := c.Register(t.Context(), user, testPassword); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := c.Register(ctx, user, testPassword); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Login(t.Context(), user, testPassword); err != nil {
+	if err := c.Login(ctx, user, testPassword); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -121,7 +126,8 @@ func TestScreenTwoPeople(t *testing.T) {
 	ann.enter(" The Lobby")
 	ann.await("Password for The Lobby (Enter for none):")
 	ann.enter("open sesame")
-	code := regexp.MustCompile(`Its code is (\w+):`).FindStringSubmatch(ann.await("Its code is"))[1]
+	itsCode := regexp.MustCompile(`Its code is (\w+):`)
+	code := itsCode.FindStringSubmatch(eventually(t, ann.screen, itsCode.MatchString, "Its code is"))[1]
 	ann.enter("/invite")
 	ann.await("--room", "/join "+code, s.addr+"/#"+code)
 
@@ -140,8 +146,9 @@ func TestScreenTwoPeople(t *testing.T) {
 	bob.await("The Lobby · "+code+" · 2 here", "│ ann", "│ bob")
 	ann.await("bob joined", "2 here")
 
+	shown := bob.record()
 	ann.types("hello")
-	bob.await("ann types …")
+	bob.awaitIn(shown, " ann types … ")
 	ann.keys("M-Enter")
 	ann.types("all of you")
 	ann.awaitInput("hello", "all of you")
@@ -306,6 +313,7 @@ func TestScreenHistory(t *testing.T) {
 		t.Errorf("the screen has jumped from\n%s", top)
 	}
 	w.resize(80, 110)
+	eventually(t, func() string { return w.rows()[1] }, func(s string) bool { return strings.Contains(s, "number") }, "a screen that is full")
 	numbers := regexp.MustCompile(`number (\d+)`)
 	first := func() (n int) { // of the screen, on which they follow one another; it may be half drawn when it is looked at
 		eventually(t, w.screen, func(screen string) bool {
@@ -321,12 +329,18 @@ func TestScreenHistory(t *testing.T) {
 		}, "numbers without a gap")
 		return n
 	}
-	for at := first(); at > 1; {
-		w.keys("PageUp")
+	began, pages := first(), 0
+	for at := began; at > 1; {
 		var now int
-		eventually(t, func() string { w.settled(); now = first(); return strconv.Itoa(now) }, func(string) bool { return now < at }, "more of the history")
-		if now < at-110 {
-			t.Fatalf("a page goes from number %d to %d", at, now)
+		eventually(t, func() string { // where the history has not come yet, PageUp does nothing
+			w.keys("PageUp")
+			pages++
+			w.settled()
+			now = first()
+			return strconv.Itoa(now)
+		}, func(string) bool { return now < at }, "more of the history")
+		if now < began-110*pages {
+			t.Fatalf("%d pages go from number %d to %d", pages, began, now)
 		}
 		at = now
 	}
@@ -426,6 +440,7 @@ func TestScreenStay(t *testing.T) {
 	again.await("Lobby · "+code, "alice@")
 	again.enter("by the token")
 	again.await("  by the token")
+	again.awaitGone(" waiting") // it may be here before it is known to be stored
 	again.enter("/logout")
 	again.await("Password", "[ ] no")
 	again.keys("C-c")
@@ -465,9 +480,7 @@ func TestScreenInput(t *testing.T) {
 	w.resize(40, 20)
 	says(t, room, "second")
 	w.await("  second", "  first")
-	if n := strings.Count(w.input(), "界"); n != 60 {
-		t.Errorf("the input shows %d of 60", n)
-	}
+	eventually(t, w.input, func(s string) bool { return strings.Count(s, "界") == 60 }, "60 times 界")
 	w.resize(80, 24)
 	w.keys("Enter")
 	w.await("  你好世" + strings.Repeat("界", 25)) // in the column beside the rooms
@@ -521,10 +534,11 @@ func TestScreenColours(t *testing.T) {
 			w := member(t, s, test.kind, "alice", code)
 			w.await("▌ hello alice")
 			w.settled()
-			screen := w.run("capture-pane", "-p", "-e")
-			if colour.MatchString(screen) == test.none || bright.MatchString(screen) != test.bright || rich.MatchString(screen) {
-				t.Errorf("the colours are wrong: %q", screen)
-			}
+			screen := eventually(t, func() string { // the terminal may tell its background late
+				return w.run("capture-pane", "-p", "-e")
+			}, func(s string) bool {
+				return colour.MatchString(s) != test.none && bright.MatchString(s) == test.bright && !rich.MatchString(s)
+			}, "the right colours")
 			if !strings.Contains(screen, "\x1b[7m") {
 				t.Errorf("nothing is reversed: %q", screen)
 			}
@@ -543,14 +557,12 @@ func TestScreenNotify(t *testing.T) {
 		{"osc9", "\x1b]9;grpcchatter: bob in Lobby: hello alice, ␛]0;x␇\a"},
 	} {
 		w := member(t, s, ordinary, "alice", code, "--notify", test.how)
-		raw := filepath.Join(t.TempDir(), "raw")
-		w.run("pipe-pane", "cat >"+raw)
+		written := w.record()
 		says(t, bob, "nobody is meant")
 		w.await("nobody is meant")
 		says(t, bob, "hello alice, \x1b]0;x\a")
-		eventually(t, func() string { b, _ := os.ReadFile(raw); return string(b) }, func(s string) bool { return strings.Contains(s, test.want) }, test.want)
-		b, _ := os.ReadFile(raw)
-		if n := strings.Count(string(b), "\a"); test.how == "bell" && n != 1 {
+		w.awaitIn(written, test.want)
+		if n := strings.Count(written(), "\a"); test.how == "bell" && n != 1 {
 			t.Errorf("it rang %d times", n)
 		}
 		w.keys("C-c")

@@ -9,11 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // window is a program in a window of tmux, a real terminal that can be looked at.
@@ -59,10 +61,7 @@ func openWindow(t *testing.T, kind terminalKind, flags ...string) *window {
 		_ = w.command("kill-server").Run()
 		if b, err := os.ReadFile(w.pidFile()); err == nil { // what it remembers, it writes now
 			pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
-			for range 500 {
-				if syscall.Kill(pid, 0) != nil {
-					break
-				}
+			for end := time.Now().Add(30 * time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}
@@ -191,9 +190,11 @@ func (w *window) settled() string {
 	}, "a screen that stays")
 }
 
-// undamaged checks that the screen is what it would be if it were drawn anew.
+// undamaged checks that the screen is what it would be if it were drawn anew. What goes away by itself has to be gone.
 func (w *window) undamaged() {
 	w.t.Helper()
+	w.awaitGone(" types …")
+	w.awaitGone(" waiting")
 	before := w.settled()
 	w.keys("C-l")
 	time.Sleep(300 * time.Millisecond) // until it has been
@@ -251,11 +252,41 @@ func (w *window) pid() int {
 	return pid
 }
 
-// resize changes the size of the window.
+// resize changes the size of the window, and waits until the program, if it shows a room, has drawn for it: tmux waits for a
+// quarter of a second before it tells the program. The status is the last that is drawn.
 func (w *window) resize(width, height int) {
 	w.t.Helper()
+	status := regexp.MustCompile(`^ [●○] `)
+	rows := w.rows()
+	inRoom := status.MatchString(rows[len(rows)-1])
 	w.run("resize-window", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height))
-	time.Sleep(300 * time.Millisecond) // tmux waits for a quarter of a second before it tells the program
+	if !inRoom {
+		return
+	}
+	eventually(w.t, w.screen, func(s string) bool {
+		rows := strings.Split(strings.TrimSuffix(s, "\n"), "\n")
+		return len(rows) == height && status.MatchString(rows[height-1]) && slices.ContainsFunc(rows, func(row string) bool {
+			return strings.HasPrefix(row, "──") && utf8.RuneCountInString(row) == width
+		})
+	}, fmt.Sprintf("a screen of %d × %d", width, height))
+}
+
+// record has all that the program writes from now on kept, and returns what there is by then: what is shown for a moment only
+// may be missed on the screen.
+func (w *window) record() func() string {
+	w.t.Helper()
+	raw := filepath.Join(w.t.TempDir(), "raw")
+	w.run("pipe-pane", "cat >"+raw)
+	return func() string {
+		b, _ := os.ReadFile(raw)
+		return string(b)
+	}
+}
+
+// awaitIn waits until a record has a text that is written in one piece.
+func (w *window) awaitIn(record func() string, text string) {
+	w.t.Helper()
+	eventually(w.t, record, func(s string) bool { return strings.Contains(s, text) }, text)
 }
 
 var update = flag.Bool("update", false, "write the golden captures anew")

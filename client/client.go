@@ -194,7 +194,7 @@ func (c *Client) left(s *session, shortCode string) {
 	c.mu.Lock()
 	var rooms []*Room
 	for r := range c.rooms {
-		if r.session == s && strings.EqualFold(strings.TrimSpace(r.shortCode), strings.TrimSpace(shortCode)) {
+		if r.session == s && sameRoom(r.shortCode, shortCode) {
 			rooms = append(rooms, r)
 		}
 	}
@@ -202,6 +202,10 @@ func (c *Client) left(s *session, shortCode string) {
 	for _, r := range rooms {
 		r.end(&Error{Code: "ROOM_ACCESS_DENIED", Message: "You have left this room."})
 	}
+}
+
+func sameRoom(a, b string) bool {
+	return strings.EqualFold(strings.TrimSpace(a), strings.TrimSpace(b))
 }
 
 // ChatRoom is a room that the user is a member of.
@@ -214,8 +218,16 @@ type ChatRoom struct {
 
 // ListChatRooms returns the rooms that the user is a member of. It returns ErrNotLoggedIn.
 func (c *Client) ListChatRooms(ctx context.Context) ([]ChatRoom, error) {
-	var rooms []ChatRoom
-	err := c.userCall(ctx, "list chat rooms", func(ctx context.Context) error {
+	s, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	rooms, err := c.chatRooms(ctx, c.ctx, s)
+	return rooms, wrap("list chat rooms", err)
+}
+
+func (c *Client) chatRooms(ctx, owner context.Context, s *session) (rooms []ChatRoom, err error) {
+	err = c.unary(ctx, owner, s.token, func(ctx context.Context) error {
 		resp, err := c.rpc.ListChatRooms(ctx, &emptypb.Empty{})
 		for _, r := range resp.GetRooms() {
 			rooms = append(rooms, ChatRoom{r.GetShortCode(), r.GetRoomName(), r.GetOwner(), r.GetLastSeq()})

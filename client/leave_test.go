@@ -100,22 +100,31 @@ func TestLeaveWhileReconnecting(t *testing.T) {
 	}
 }
 
-// A device that was away when the user left, for longer than its tokens live too, does not take the user back into the room.
+// A device that was away when the user left, also if its tokens have ended meanwhile, does not take the user back into the room.
 func TestLeaveWhileAway(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		tokens, away time.Duration // a token lives up to a second longer
-	}{"shortly": {24 * time.Hour, 0}, "for long": {5 * time.Second, 6 * time.Second}} {
+		end          bool          // all tokens, by the server
+	}{
+		"shortly":            {24 * time.Hour, 0, false},
+		"for long":           {5 * time.Second, 6 * time.Second, false},
+		"while tokens ended": {24 * time.Hour, 0, true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := startServer(t, "--token-duration="+c.tokens.String())
 			p := startProxy(t, s)
 			code := createRoom(t, newUser(t, s.addr, "ann"))
 			device, bob := newUser(t, p.addr(), "bob"), newClient(t, s.addr)
-			login(t, bob, "bob")
 			r := join(t, device, code)
 			p.set(true, true)
 			p.cut()
+			if c.end {
+				s.command(t, "user", "role", "bob", "ADMIN")
+				s.command(t, "user", "role", "bob", "USER")
+			}
+			login(t, bob, "bob")
 			if err := bob.LeaveChatRoom(t.Context(), code); err != nil {
 				t.Fatal(err)
 			}

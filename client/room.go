@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -100,7 +101,7 @@ func (c *Client) newRoom(ctx context.Context, shortCode, roomPassword string, op
 	}
 	r.token = newToken(value, func(ctx context.Context, _ error) (string, error) {
 		r.log.Info("renewing the room token")
-		return c.join(ctx, r.ctx, s, shortCode, "")
+		return c.rejoin(ctx, r.ctx, s, shortCode)
 	})
 	r.ctx, r.cancel = context.WithCancelCause(c.ctx)
 	return r, c.add(r)
@@ -117,6 +118,19 @@ func (c *Client) join(ctx, owner context.Context, s *session, shortCode, passwor
 		return err
 	})
 	return value, err
+}
+
+// rejoin returns another room token of a member. Joining alone would make one again who was removed meanwhile, where no
+// password is asked for.
+func (c *Client) rejoin(ctx, owner context.Context, s *session, shortCode string) (string, error) {
+	rooms, err := c.chatRooms(ctx, owner, s)
+	if err != nil {
+		return "", err
+	}
+	if !slices.ContainsFunc(rooms, func(room ChatRoom) bool { return sameRoom(room.ShortCode, shortCode) }) {
+		return "", &Error{Code: "ROOM_ACCESS_DENIED", Message: "You are no longer a member of this room."}
+	}
+	return c.join(ctx, owner, s, shortCode, "")
 }
 
 // add counts r among the rooms that Disconnect ends.

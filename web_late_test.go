@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,46 +9,6 @@ import (
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
-
-// hold keeps the page's next answer to a call back, which the server has made: until release, or the page gets no answer if
-// lose is called.
-func (p *page) hold(method, path string) (release, lose func()) {
-	p.t.Helper()
-	eval[bool](p, fmt.Sprintf(`((method, path) => {
-		const { fetch } = window;
-		let hold = true;
-		const opened = new Promise((open, fail) => Object.assign(window, { release: open, lose: () => fail(new TypeError("lost")) }));
-		window.held = false;
-		window.fetch = async (url, options) => {
-			const mine = hold && options.method === method && url === path;
-			if (mine) hold = false;
-			const response = await fetch(url, { ...options, signal: undefined });
-			if (mine) {
-				window.held = true;
-				await opened;
-			}
-			return response;
-		};
-		return true;
-	})(%q, %q)`, method, path))
-	then := func(what string) func() {
-		return func() {
-			p.t.Helper()
-			p.await("window.held")
-			// What the page does with it is done when this returns.
-			eval[bool](p, "window."+what+"(); new Promise((done) => setTimeout(() => done(true), 200))", chromedp.EvalAwaitPromise)
-		}
-	}
-	return then("release"), then("lose")
-}
-
-// logIn logs in on the page.
-func (p *page) logIn(name string) {
-	p.t.Helper()
-	p.fill("#user-name", name)
-	p.fill("#password", testPassword)
-	p.click("#sign-in-submit")
-}
 
 // What the page shows is right also when an answer comes later than what is done next.
 func TestPageLateAnswers(t *testing.T) {

@@ -153,9 +153,32 @@ func TestPageLateAnswers(t *testing.T) {
 	release()
 	ann.awaitText("#messages", "the first")
 
-	// The room is deleted, its session tells so, and the answer is lost.
+	// The room is to be deleted, which does not get through, and the list is loaded twice meanwhile: no room was deleted.
 	ann.do(chromedp.Navigate(link))
 	ann.awaitText("#room-name", "Coffee")
+	ann.awaitText("#present-list", "ann")
+	eval[bool](ann, `((fetch) => {
+		window.fetch = (url, options) => {
+			if (options.method !== "DELETE") return fetch(url, options);
+			window.fetch = fetch;
+			return new Promise((answer, fail) => (window.giveUp = () => fail(new TypeError("lost"))));
+		};
+		return true;
+	})(window.fetch)`)
+	ann.click("#delete-room")
+	ann.click("#ask-confirm")
+	ann.await("window.giveUp")
+	for range 2 {
+		release, _ = ann.hold("GET", "/rooms")
+		eval[bool](ann, `dispatchEvent(new Event("offline"))`)
+		release()
+	}
+	eval[bool](ann, "window.giveUp() || true")
+	ann.awaitText("#ask-dialog .error", "cannot be reached")
+	ann.awaitText("#room-list", "Coffee")
+	ann.click("#ask-dialog [value=cancel]")
+
+	// It is deleted, its session tells so, and the answer is lost.
 	_, lose = ann.hold("DELETE", path)
 	ann.click("#delete-room")
 	ann.click("#ask-confirm")

@@ -227,10 +227,16 @@ func (p *page) shot(what string) {
 func (p *page) register(name string) {
 	p.t.Helper()
 	p.click("#switch-mode")
+	p.logIn(name)
+	p.await("!document.querySelector('#chat').hidden && ['no-room', 'room'].some((id) => !document.getElementById(id).hidden)")
+}
+
+// logIn sends the form of a name and its password.
+func (p *page) logIn(name string) {
+	p.t.Helper()
 	p.fill("#user-name", name)
 	p.fill("#password", testPassword)
 	p.click("#sign-in-submit")
-	p.await("!document.querySelector('#chat').hidden && ['no-room', 'room'].some((id) => !document.getElementById(id).hidden)")
 }
 
 // createRoom makes a room in the page, and returns the link that invites to it.
@@ -247,6 +253,38 @@ func (p *page) createRoom(name, password string) string {
 	link := eval[string](p, "document.querySelector('#invite-link').value")
 	p.click("#close-invite")
 	return link
+}
+
+// hold keeps the answer to the page's next call of that kind back, which the server has given: until release, or for good if
+// lose is called.
+func (p *page) hold(method, path string) (release, lose func()) {
+	p.t.Helper()
+	eval[bool](p, fmt.Sprintf(`((method, path) => {
+		const { fetch } = window;
+		let hold = true;
+		const opened = new Promise((open, fail) => Object.assign(window, { release: open, lose: () => fail(new TypeError("lost")) }));
+		window.held = false;
+		window.fetch = async (url, options) => {
+			const mine = hold && options.method === method && url === path;
+			if (mine) hold = false;
+			const response = await fetch(url, { ...options, signal: undefined });
+			if (mine) {
+				window.held = true;
+				await opened;
+			}
+			return response;
+		};
+		return true;
+	})(%q, %q)`, method, path))
+	then := func(what string) func() {
+		return func() {
+			p.t.Helper()
+			p.await("window.held")
+			// What the page does with it is done when this returns.
+			eval[bool](p, "window."+what+"(); new Promise((done) => setTimeout(() => done(true), 200))", chromedp.EvalAwaitPromise)
+		}
+	}
+	return then("release"), then("lose")
 }
 
 // messages are the texts of those on the page.

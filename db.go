@@ -265,8 +265,8 @@ func (s *store) execSchema(ctx context.Context, tx *sql.Tx, statements string) e
 // writeWait is how long a transaction may wait to begin.
 const writeWait = 5 * time.Second
 
-// inTransaction runs fn in a transaction on a connection of db, for which it waits as long as ctx and writeWait let it.
-// What has begun goes through even if ctx ends, within limit if that is not 0: fn gets a context for that.
+// inTransaction runs fn in a transaction on a connection of db, for which it waits as long as ctx and writeWait let it. begin
+// begins it there. What has begun goes through even if ctx ends, within limit if that is not 0: fn gets a context for that.
 func inTransaction(ctx context.Context, db *sql.DB, limit time.Duration, begin func(context.Context, *sql.Conn) (*sql.Tx, error), fn func(context.Context, *sql.Tx) error) error {
 	waiting, cancel := context.WithTimeout(ctx, writeWait)
 	defer cancel()

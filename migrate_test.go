@@ -105,7 +105,7 @@ func TestMigrateFails(t *testing.T) {
 	}
 }
 
-// 100,000 messages move in less than 30 s, with progress.
+// 100,000 messages, or fewer without -slow, move in less than 30 s, with progress.
 func TestMigrateMany(t *testing.T) {
 	onlyPostgres(t)
 	n := size(20_000, 100_000)

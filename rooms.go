@@ -97,7 +97,7 @@ func (h *hub) acquire(ctx context.Context, id int64) (*room, error) {
 	return r, nil
 }
 
-// stored returns the seq of a room's newest message in the database.
+// stored returns the seq of a room's newest message in the database. errRoomDeleted: the room is gone.
 func (h *hub) stored(ctx context.Context, id int64) (uint64, error) {
 	last, err := h.lastSeq(ctx, id)
 	if errors.Is(err, errNotFound) {

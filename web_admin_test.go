@@ -220,21 +220,14 @@ func TestPageAccounts(t *testing.T) {
 	link := ben.createRoom("Ben's own", "")
 	p.admin("root")
 	root := b.open("root", home)
-	root.fill("#user-name", "root")
-	root.fill("#password", testPassword)
-	eval[bool](root, `(() => { // the account's answer waits
-		const { fetch } = window;
-		const gate = new Promise((open) => (window.openGate = open));
-		window.fetch = async (path, ...rest) => { path === "/account" && await gate; return fetch(path, ...rest); };
-		return true;
-	})()`)
-	root.click("#sign-in-submit")
+	release, _ := root.hold("GET", "/account")
+	root.logIn("root")
 	root.click("#me")
 	root.awaitText("#account-title", "root")
 	if eval[bool](root, "document.querySelector('#administration').checkVisibility()") {
 		t.Error("administration is offered before the page knows who is an ADMIN")
 	}
-	eval[bool](root, "window.openGate() || true")
+	release()
 	root.click("#administration")
 	root.awaitText("#admin-list", "ben")
 	root.everywhere("34 users")
@@ -246,9 +239,7 @@ func TestPageAccounts(t *testing.T) {
 	root.awaitText("#admin-list", "administrator")
 	ben.awaitText("#sign-in-reason", "logged out")
 	ben.everywhere("35 logged out")
-	ben.fill("#user-name", "ben")
-	ben.fill("#password", testPassword)
-	ben.click("#sign-in-submit")
+	ben.logIn("ben")
 	ben.awaitText("#room-list", "Ben's own")
 	root.press("Make user: ben")
 	root.confirm()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,46 +9,6 @@ import (
 
 	"github.com/grpcchatter/grpcchatter/pb"
 )
-
-// hold keeps the page's next answer to a call back, which the server has made: until release, or the page gets no answer if
-// lose is called.
-func (p *page) hold(method, path string) (release, lose func()) {
-	p.t.Helper()
-	eval[bool](p, fmt.Sprintf(`((method, path) => {
-		const { fetch } = window;
-		let hold = true;
-		const opened = new Promise((open, fail) => Object.assign(window, { release: open, lose: () => fail(new TypeError("lost")) }));
-		window.held = false;
-		window.fetch = async (url, options) => {
-			const mine = hold && options.method === method && url === path;
-			if (mine) hold = false;
-			const response = await fetch(url, { ...options, signal: undefined });
-			if (mine) {
-				window.held = true;
-				await opened;
-			}
-			return response;
-		};
-		return true;
-	})(%q, %q)`, method, path))
-	then := func(what string) func() {
-		return func() {
-			p.t.Helper()
-			p.await("window.held")
-			// What the page does with it is done when this returns.
-			eval[bool](p, "window."+what+"(); new Promise((done) => setTimeout(() => done(true), 200))", chromedp.EvalAwaitPromise)
-		}
-	}
-	return then("release"), then("lose")
-}
-
-// logIn logs in on the page.
-func (p *page) logIn(name string) {
-	p.t.Helper()
-	p.fill("#user-name", name)
-	p.fill("#password", testPassword)
-	p.click("#sign-in-submit")
-}
 
 // What the page shows is right also when an answer comes later than what is done next.
 func TestPageLateAnswers(t *testing.T) {
@@ -194,9 +153,32 @@ func TestPageLateAnswers(t *testing.T) {
 	release()
 	ann.awaitText("#messages", "the first")
 
-	// The room is deleted, its session tells so, and the answer is lost.
+	// The room is to be deleted, which does not get through, and the list is loaded twice meanwhile: no room was deleted.
 	ann.do(chromedp.Navigate(link))
 	ann.awaitText("#room-name", "Coffee")
+	ann.awaitText("#present-list", "ann")
+	eval[bool](ann, `((fetch) => {
+		window.fetch = (url, options) => {
+			if (options.method !== "DELETE") return fetch(url, options);
+			window.fetch = fetch;
+			return new Promise((answer, fail) => (window.giveUp = () => fail(new TypeError("lost"))));
+		};
+		return true;
+	})(window.fetch)`)
+	ann.click("#delete-room")
+	ann.click("#ask-confirm")
+	ann.await("window.giveUp")
+	for range 2 {
+		release, _ = ann.hold("GET", "/rooms")
+		eval[bool](ann, `dispatchEvent(new Event("offline"))`)
+		release()
+	}
+	eval[bool](ann, "window.giveUp() || true")
+	ann.awaitText("#ask-dialog .error", "cannot be reached")
+	ann.awaitText("#room-list", "Coffee")
+	ann.click("#ask-dialog [value=cancel]")
+
+	// It is deleted, its session tells so, and the answer is lost.
 	_, lose = ann.hold("DELETE", path)
 	ann.click("#delete-room")
 	ann.click("#ask-confirm")

@@ -399,9 +399,7 @@ func TestPageTokenExpires(t *testing.T) {
 	ann.do(chromedp.Reload())
 	ann.awaitText("#sign-in-reason", "run out")
 	ann.shot("token expired")
-	ann.fill("#user-name", "ann")
-	ann.fill("#password", testPassword)
-	ann.click("#sign-in-submit")
+	ann.logIn("ann")
 	ann.awaitText("#room-list", "Short")
 	ann.wantQuiet("401 (Unauthorized)")
 }

@@ -3,7 +3,7 @@ import { codeInAddress, codeOf, setAddress } from "./address.js";
 import { Composer } from "./composer.js";
 import { dayOf } from "./dates.js";
 import { Ask, FormDialog, copyField, deleteQuestion } from "./dialogs.js";
-import { el, oncePerFrame, setText } from "./dom.js";
+import { Rows, el, oncePerFrame, setText } from "./dom.js";
 import { Session } from "./session.js";
 import { RoomSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
@@ -25,6 +25,7 @@ export class Chat {
   #session;
   #onLeave;
   #sidebar = new Sidebar(find("room-list"));
+  #presentRows = new Rows(find("present-list"));
   #timeline;
   #composer;
   #dialogs = {};
@@ -358,17 +359,14 @@ export class Chat {
     const count = present?.length ?? 0;
     setText(find("present-count"), present ? String(count) : "");
     find("show-present").ariaLabel = present ? `Who is here: ${count}` : "Who is here";
-    const list = find("present-list");
     const names = (present ?? []).slice(0, mostNames);
-    const key = names.join(" ") + count;
-    if (list.dataset.key === key) return;
-    list.dataset.key = key;
-    const own = this.#session.userName.toLowerCase();
-    const quieter = (text) => el("span", { className: "quieter" }, text);
-    list.replaceChildren(
-      ...names.map((name) => el("li", {}, name, name.toLowerCase() === own ? quieter(" (you)") : "")),
-    );
-    if (count > names.length) list.append(el("li", { className: "quieter" }, `and ${count - names.length} more`));
+    this.#presentRows.show([names, count], () => {
+      const own = this.#session.userName.toLowerCase();
+      const quieter = (text) => el("span", { className: "quieter" }, text);
+      const rows = names.map((name) => el("li", {}, name, name.toLowerCase() === own ? quieter(" (you)") : ""));
+      if (count > names.length) rows.push(el("li", { className: "quieter" }, `and ${count - names.length} more`));
+      return rows;
+    });
   }
 
   #viewChanged() {

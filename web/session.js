@@ -155,7 +155,7 @@ export class Session extends EventTarget {
       }
     }
     for (const room of this.rooms.values()) {
-      if (codes.has(room.code)) this.#missed.delete(room);
+      if (codes.has(room.code) || this.#gone.has(room.code)) this.#missed.delete(room); // one that is being left is its call's business
       else if (room.connection !== "open" || this.#missed.has(room)) this.#remove(room);
       else this.#missed.add(room); // its session is about to tell why; if it does not, the next list takes it away
     }

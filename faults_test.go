@@ -62,10 +62,9 @@ func TestKill9(t *testing.T) {
 	}
 	c.audit(t, p)
 	slices.Sort(starts)
-	median, slowest := starts[n/2], starts[n-1]
-	t.Logf("%d kills in %s, %d messages acknowledged, median of the starts %s, slowest %s", n, took.Round(time.Second), c.sum((*member).confirmed), median.Round(time.Millisecond), slowest.Round(time.Millisecond))
-	if median > 2*time.Second { // a busy machine may disturb some, not most
-		t.Errorf("ready again only after %s", median)
+	t.Logf("%d kills in %s, %d messages acknowledged, slowest start %s", n, took.Round(time.Second), c.sum((*member).confirmed), starts[n-1].Round(time.Millisecond))
+	if starts[n*3/4] > 2*time.Second { // a busy machine may be late now and then, not a quarter of the times
+		t.Errorf("ready again only after %s", starts)
 	}
 }
 

@@ -44,6 +44,8 @@ type store struct {
 	// written what an earlier one has lost. onBroken, set before the first write, is told.
 	broken   atomic.Bool
 	onBroken func(error)
+	// damaged is set when a read has found the data so. Others may still be read, and writes tell for themselves.
+	damaged atomic.Bool
 	// regained has an element when another server may have written.
 	regained chan struct{}
 	metrics  *metrics // nil: none
@@ -140,8 +142,24 @@ func openStore(ctx context.Context, o storeOptions) (_ *store, err error) {
 
 // ping tells whether the database answers, and may be written.
 func (s *store) ping(ctx context.Context) error {
+	if s.broken.Load() || s.damaged.Load() {
+		return errBroken
+	}
 	var one int
 	return cmp.Or(s.row(ctx, func(row scanner) error { return row.Scan(&one) }, `SELECT 1 FROM schema_version`), s.writable())
+}
+
+// watch has onBroken told within a second, until ctx ends, also where nobody writes.
+func (s *store) watch(ctx context.Context) {
+	for pause(ctx, time.Second) == nil {
+		s.tellBroken(s.writable())
+	}
+}
+
+func (s *store) tellBroken(err error) {
+	if errors.Is(err, errBroken) && !s.broken.Swap(true) && s.onBroken != nil {
+		s.onBroken(err)
+	}
 }
 
 // migrate makes the schema, or brings it to schemaVersion, as far as o allows that.
@@ -303,14 +321,13 @@ func (s *store) writing(fn func() error) error {
 	if s.broken.Load() {
 		return errBroken
 	}
-	if err := s.writable(); err != nil {
+	err := s.writable()
+	if err != nil {
 		s.metrics.databaseFailed(err)
-		return err
+	} else {
+		err = s.dbError(fn())
 	}
-	err := s.dbError(fn())
-	if errors.Is(err, errBroken) && !s.broken.Swap(true) && s.onBroken != nil {
-		s.onBroken(err)
-	}
+	s.tellBroken(err)
 	return err
 }
 
@@ -373,7 +390,11 @@ func (s *store) readError(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return s.dbError(err)
+	err = s.dbError(err)
+	if errors.Is(err, errBroken) {
+		s.damaged.Store(true)
+	}
+	return err
 }
 
 // pause waits for d, or returns the error of ctx.

@@ -37,6 +37,9 @@ func openSQLite(ctx context.Context, s *store, o storeOptions) error {
 	e := &sqliteEngine{}
 	s.engine, s.place = e, path
 	if o.Create {
+		if err := refuseStrayLog(path); err != nil {
+			return err
+		}
 		if err := createPrivate(path); err != nil {
 			return err
 		}
@@ -156,10 +159,15 @@ func setJournal(ctx context.Context, conn *sql.Conn, mode string) error {
 
 func (e *sqliteEngine) close() error {
 	var errs []error
-	for _, db := range []*sql.DB{e.r, e.w} {
-		if db != nil {
-			errs = append(errs, db.Close())
+	if e.r != nil {
+		errs = append(errs, e.r.Close())
+	}
+	if e.w != nil {
+		if e.writable() != nil { // SQLite itself would leave the log to the file that has the name now
+			_, err := e.cutWAL(context.Background())
+			errs = append(errs, err)
 		}
+		errs = append(errs, e.w.Close())
 	}
 	if e.lock != nil {
 		errs = append(errs, e.lock.close()) // the last: nobody else may write before
@@ -199,7 +207,10 @@ func (*sqliteEngine) lockUsers(context.Context, *sql.Tx) error    { return nil }
 
 // transact has no limit: an interrupted statement would poison the one connection that all writers share.
 func (e *sqliteEngine) transact(ctx context.Context, fn func(context.Context, *sql.Tx) error) error {
-	return inTransaction(ctx, e.w, 0, e.begin, fn)
+	if err := inTransaction(ctx, e.w, 0, e.begin, fn); err != nil {
+		return err
+	}
+	return e.writable() // only what is in the file of this name is stored
 }
 
 // begin begins a transaction. A busy server lets go of the file for less than a millisecond between two commits: SQLite looks ten
@@ -333,8 +344,6 @@ func (b batchStmts) chunks(tx *sql.Tx, msgs []message, fn func(*sql.Stmt, []mess
 	}
 	return nil
 }
-
-func (*sqliteEngine) writable() error { return nil }
 
 func (e *sqliteEngine) walFile() string { return e.path + walSuffix }
 

@@ -4,7 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	sqlite3 "modernc.org/sqlite/lib"
@@ -56,6 +59,42 @@ func (l *fileLock) close() error {
 func (e *sqliteEngine) unmoved() error {
 	if now, err := os.Stat(e.path); err != nil || !os.SameFile(e.file, now) {
 		return errMoved
+	}
+	return nil
+}
+
+// errFileGone says that what would be confirmed is in no file of the database's name.
+var errFileGone = fmt.Errorf("%w: its file was moved, replaced or deleted while the server runs; what is stored is in the file that was moved", errBroken)
+
+// writable returns errFileGone if the file has lost its name to a server, whose lock no restore takes away.
+func (e *sqliteEngine) writable() error {
+	if e.lock == nil {
+		return nil
+	}
+	now, err := os.Stat(e.path)
+	if err == nil && !os.SameFile(e.file, now) || errors.Is(err, fs.ErrNotExist) {
+		return errFileGone
+	}
+	return nil // what cannot be looked at may be there
+}
+
+// refuseStrayLog returns an error if a new file at path would get the log of one that was moved away: SQLite would empty it.
+func refuseStrayLog(path string) error {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+		return nil
+	}
+	return strayLog(path, walSuffix) // with a journal the file is empty until the first start has stored something
+}
+
+// strayLog returns an error if a database of this name that is empty, or not there, has a log.
+func strayLog(path string, suffixes ...string) error {
+	for _, log := range suffixes {
+		if hasContent(path + log) {
+			return fmt.Errorf("beside it is %s, the log of a database that was moved away and needs it: move it along", path+log)
+		}
 	}
 	return nil
 }

@@ -118,10 +118,8 @@ func (c *restoreCommand) checkTarget(target string) (like fs.FileInfo, err error
 	}
 	missing := err != nil
 	if missing || info.Size() == 0 {
-		for _, log := range []string{walSuffix, journalSuffix} {
-			if hasContent(target + log) {
-				return nil, fmt.Errorf("beside it is %s, the log of a database that was moved away and needs it: move it along", target+log)
-			}
+		if err := strayLog(target, walSuffix, journalSuffix); err != nil {
+			return nil, err
 		}
 	}
 	if missing {

@@ -89,6 +89,7 @@ func (s *server) run(ctx context.Context, out io.Writer) (err error) {
 	background.Go(func() { s.chat.purge(ctx) })
 	background.Go(func() { s.refresh(ctx) })
 	background.Go(func() { s.store.tend(ctx, s.log) })
+	background.Go(func() { s.store.watch(ctx) })
 	s.welcome(out)
 	var addrs []string
 	for _, l := range s.listeners {

@@ -187,30 +187,31 @@ func (s *store) roomUsers(ctx context.Context, query string, roomID int64) (list
 	return list, err
 }
 
-// leaveAll takes an account that is being deleted out of all rooms. Those that it owns pass to the member with the oldest
-// account; those without another member are deleted, and returned.
-func (s *store) leaveAll(ctx context.Context, tx *sql.Tx, u user) (deleted []int64, entries []auditEntry, err error) {
+// leaveRooms takes an account that is being deleted out of the first rooms that it is in, at most limit, and returns how many those
+// were. Those that it owns pass to the member with the oldest account; those without another member are deleted, and returned.
+func (s *store) leaveRooms(ctx context.Context, tx *sql.Tx, u user, limit int) (left int, deleted []int64, entries []auditEntry, err error) {
 	// As holdRoom: nobody can join them, or make it the owner of one, until the commit.
-	var held int
-	if err := tx.QueryRowContext(ctx, s.inDialect(`SELECT count(*) FROM (SELECT id FROM rooms
-		WHERE id IN (SELECT room_id FROM members WHERE user_id = $1) ORDER BY id {for_update}) h`), u.ID).Scan(&held); err != nil {
-		return nil, nil, err
+	var last int64
+	if err := tx.QueryRowContext(ctx, s.inDialect(`SELECT count(*), coalesce(max(id), 0) FROM (SELECT id FROM rooms
+		WHERE id IN (SELECT room_id FROM members WHERE user_id = $1 ORDER BY room_id LIMIT $2) ORDER BY id {for_update}) h`),
+		u.ID, limit).Scan(&left, &last); err != nil {
+		return 0, nil, nil, err
 	}
-	rows, err := tx.QueryContext(ctx, selectRoom+`r.owner_id = $2 ORDER BY r.id`, u.ID, u.ID)
+	rows, err := tx.QueryContext(ctx, selectRoom+`r.owner_id = $2 AND r.id <= $3 ORDER BY r.id`, u.ID, u.ID, last)
 	if err != nil {
-		return nil, nil, err
+		return 0, nil, nil, err
 	}
 	defer rows.Close()
 	var owned []roomRow
 	for rows.Next() {
 		room, err := scanRoom(rows)
 		if err != nil {
-			return nil, nil, err
+			return 0, nil, nil, err
 		}
 		owned = append(owned, room)
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return nil, nil, err
+		return 0, nil, nil, err
 	}
 	for _, room := range owned {
 		var heir user
@@ -225,14 +226,10 @@ func (s *store) leaveAll(ctx context.Context, tx *sql.Tx, u user) (deleted []int
 			more[0], err = handOver(ctx, tx, room, heir.ID, heir.Name)
 		}
 		if err != nil {
-			return nil, nil, err
+			return 0, nil, nil, err
 		}
 		entries = append(entries, more...)
 	}
-	for _, table := range []string{"members", "bans"} {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE user_id = $1`, u.ID); err != nil {
-			return nil, nil, err
-		}
-	}
-	return deleted, entries, nil
+	_, err = tx.ExecContext(ctx, `DELETE FROM members WHERE user_id = $1 AND room_id <= $2`, u.ID, last)
+	return left, deleted, entries, err
 }

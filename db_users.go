@@ -190,36 +190,61 @@ func keepAdmin(ctx context.Context, tx *sql.Tx, before, after user) error {
 }
 
 // deleteUser deletes the account of u by its own wish: it keeps its id, for its messages, and nothing else. The rooms
-// that it owns pass to the member with the oldest account; those without another member are deleted, and returned.
+// that it owns pass to the member with the oldest account; those without another member are deleted, and returned, also with
+// an error. It leaves so many rooms at a time, so that nobody waits for somebody who has very many.
 func (s *store) deleteUser(ctx context.Context, u user) (after user, deletedRooms []int64, err error) {
-	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if after, err = s.lockUser(ctx, tx, u, u.Name); err != nil {
+	for after.Version == 0 {
+		var deleted []int64
+		err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+			after, deleted, err = s.leaveOrDelete(ctx, tx, u)
 			return err
-		}
-		if err := s.holdUser(ctx, tx, u.ID); err != nil { // who is about to join a room, or to make one, comes before or not at all
-			return err
-		}
-		after.Role, after.Disabled, after.Deleted = roleUser, true, true
-		if err := keepAdmin(ctx, tx, u, after); err != nil {
-			return err
-		}
-		var entries []auditEntry
-		if deletedRooms, entries, err = s.leaveAll(ctx, tx, u); err != nil {
-			return err
-		}
-		if after.Name, err = nameOfDeleted(ctx, tx, u.ID); err != nil {
-			return err
-		}
-		// The last: it waits for who has a room and is about to refer to this row.
-		err = tx.QueryRowContext(ctx, `UPDATE users SET username = $1, name_key = $2, password = '', role_id = (SELECT id FROM roles WHERE name = $3),
-			disabled = $4, deleted = $5, version = (SELECT max(version) + 1 FROM users) WHERE id = $6 RETURNING version`,
-			after.Name, nameKey(after.Name), after.Role, true, true, u.ID).Scan(&after.Version)
+		})
 		if err != nil {
-			return err
+			return after, deletedRooms, err
 		}
-		return addAudit(ctx, tx, u, append(entries, auditEntry{auditUserDeleted, u.Name, "now " + after.Name})...)
-	})
-	return after, deletedRooms, err
+		deletedRooms = append(deletedRooms, deleted...)
+		ctx = context.WithoutCancel(ctx) // what has begun goes through
+	}
+	return after, deletedRooms, nil
+}
+
+const roomsLeftAtOnce = 100
+
+// leaveOrDelete is a step of deleteUser: it takes the account out of some rooms, or deletes it, if those are all. Then after is what
+// it is now.
+func (s *store) leaveOrDelete(ctx context.Context, tx *sql.Tx, u user) (after user, deletedRooms []int64, err error) {
+	now, err := s.lockUser(ctx, tx, u, u.Name)
+	if err != nil {
+		return after, nil, err
+	}
+	if err := s.holdUser(ctx, tx, u.ID); err != nil { // who is about to join a room, or to make one, comes before or not at all
+		return after, nil, err
+	}
+	now.Role, now.Disabled, now.Deleted = roleUser, true, true
+	if err := keepAdmin(ctx, tx, u, now); err != nil {
+		return after, nil, err
+	}
+	left, deletedRooms, entries, err := s.leaveRooms(ctx, tx, u, roomsLeftAtOnce)
+	if err != nil {
+		return after, nil, err
+	}
+	if left == roomsLeftAtOnce {
+		return after, deletedRooms, addAudit(ctx, tx, u, entries...)
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM bans WHERE user_id = $1`, u.ID); err != nil {
+		return after, nil, err
+	}
+	if now.Name, err = nameOfDeleted(ctx, tx, u.ID); err != nil {
+		return after, nil, err
+	}
+	// The last: it waits for who has a room and is about to refer to this row.
+	err = tx.QueryRowContext(ctx, `UPDATE users SET username = $1, name_key = $2, password = '', role_id = (SELECT id FROM roles WHERE name = $3),
+		disabled = $4, deleted = $5, version = (SELECT max(version) + 1 FROM users) WHERE id = $6 RETURNING version`,
+		now.Name, nameKey(now.Name), now.Role, true, true, u.ID).Scan(&now.Version)
+	if err != nil {
+		return after, nil, err
+	}
+	return now, deletedRooms, addAudit(ctx, tx, u, append(entries, auditEntry{auditUserDeleted, u.Name, "now " + now.Name})...)
 }
 
 // nameOfDeleted is what a deleted account is called: with a space, so nobody can register it. The original's names may

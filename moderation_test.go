@@ -406,3 +406,52 @@ func TestRoomsKeepAnOwner(t *testing.T) {
 		}
 	}
 }
+
+// Who has many rooms leaves them some at a time: all of them, also where the last step has none left.
+func TestDeleteManyRooms(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	st, err := openStore(ctx, storeOptions{URL: databaseURL(t, t.TempDir()), Synchronous: "normal", Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	heir, err := st.addUser(ctx, "heir", "x", roleUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{roomsLeftAtOnce - 1, 2 * roomsLeftAtOnce, 2*roomsLeftAtOnce + 1} {
+		u, err := st.addUser(ctx, fmt.Sprint("owner-", n), "x", roleUser)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			code := fmt.Sprintf("N%dX%d", n, i)
+			if err := st.addRoom(ctx, code, "x", "x", u.ID); err != nil {
+				t.Fatal(err)
+			}
+			if i%10 > 0 {
+				continue
+			}
+			room, err := st.roomByCode(ctx, code, 0)
+			if err == nil {
+				err = st.addMember(ctx, room.ID, heir.ID)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		after, deleted, err := st.deleteUser(ctx, u)
+		kept := (n + 9) / 10
+		if err != nil || !after.Deleted || len(deleted) != n-kept {
+			t.Fatalf("%+v, %d rooms deleted of %d, %v", after, len(deleted), n, err)
+		}
+		var owned, member, told int
+		err = st.row(ctx, func(row scanner) error { return row.Scan(&owned, &member, &told) }, `SELECT
+			(SELECT count(*) FROM rooms WHERE owner_id = $1 AND short_code IS NOT NULL), (SELECT count(*) FROM members WHERE user_id = $1),
+			(SELECT count(*) FROM audit_log WHERE actor = $2)`, u.ID, u.Name)
+		if err != nil || owned != 0 || member != 0 || told != n+1 {
+			t.Errorf("it owns %d rooms, is a member of %d, and the audit log has %d entries: %v", owned, member, told, err)
+		}
+	}
+}

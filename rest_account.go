@@ -225,12 +225,12 @@ func (s *restServer) deleteAccount(r *http.Request) (any, error) {
 	}
 	ctx := r.Context()
 	after, rooms, err := s.store.deleteUser(ctx, u)
+	for _, id := range rooms {
+		s.chat.roomDeleted(id)
+	}
 	if err != nil {
 		return nil, err
 	}
 	s.known.forget(nameKey(u.Name)) // another one may get the name
-	for _, id := range rooms {
-		s.chat.roomDeleted(id)
-	}
 	return struct{}{}, s.chat.endUser(ctx, after)
 }

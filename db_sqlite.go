@@ -163,7 +163,7 @@ func (e *sqliteEngine) close() error {
 		errs = append(errs, e.r.Close())
 	}
 	if e.w != nil {
-		if e.writable() != nil { // SQLite itself would leave the log to the file that has the name now
+		if e.lock != nil && lostName(e.path, e.file) { // SQLite itself would leave the log to the file that has the name now
 			_, err := e.cutWAL(context.Background())
 			errs = append(errs, err)
 		}

@@ -16,6 +16,8 @@ import (
 // fileLock is an exclusive transaction on a file beside a database, of the one server on it or of a restore. It goes with
 // the process, however that ends.
 type fileLock struct {
+	path string
+	file fs.FileInfo // that path named when it was taken
 	db   *sql.DB
 	conn *sql.Conn
 }
@@ -33,12 +35,15 @@ func takeLock(ctx context.Context, database string) (*fileLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &fileLock{db: db}
+	l := &fileLock{path: path, db: db}
 	if l.conn, err = db.Conn(ctx); err == nil {
 		_, err = l.conn.ExecContext(ctx, "BEGIN EXCLUSIVE")
 	}
 	if isSQLite(err, sqlite3.SQLITE_BUSY) {
 		err = errLocked
+	}
+	if err == nil {
+		l.file, err = os.Stat(path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.close())
@@ -63,19 +68,29 @@ func (e *sqliteEngine) unmoved() error {
 	return nil
 }
 
-// errFileGone says that what would be confirmed is in no file of the database's name.
-var errFileGone = fmt.Errorf("%w: its file was moved, replaced or deleted while the server runs; what is stored is in the file that was moved", errBroken)
+// What a server stops for: what it would confirm is in no file of the database's name, or another one can begin to write it.
+var (
+	errFileGone = fmt.Errorf("%w: its file was moved, replaced or deleted while the server runs; what is stored is in the file that was moved", errBroken)
+	errLockGone = fmt.Errorf("%w: the %s beside its file was moved or deleted, so that a second server could start on it", errBroken, lockSuffix)
+)
 
-// writable returns errFileGone if the file has lost its name to a server, whose lock no restore takes away.
+// writable returns an error if the file, or the lock, of a server has lost its name. No restore takes one away from it.
 func (e *sqliteEngine) writable() error {
-	if e.lock == nil {
+	switch {
+	case e.lock == nil:
 		return nil
-	}
-	now, err := os.Stat(e.path)
-	if err == nil && !os.SameFile(e.file, now) || errors.Is(err, fs.ErrNotExist) {
+	case lostName(e.path, e.file):
 		return errFileGone
+	case lostName(e.lock.path, e.lock.file):
+		return errLockGone
 	}
-	return nil // what cannot be looked at may be there
+	return nil
+}
+
+// lostName reports whether a path names another file now, or none. What cannot be looked at may be there.
+func lostName(path string, file fs.FileInfo) bool {
+	now, err := os.Stat(path)
+	return err == nil && !os.SameFile(file, now) || errors.Is(err, fs.ErrNotExist)
 }
 
 // refuseStrayLog returns an error if a new file at path would get the log of one that was moved away: SQLite would empty it.

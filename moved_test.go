@@ -60,7 +60,7 @@ func TestFileMoved(t *testing.T) {
 			if status := post("late"); status == http.StatusOK {
 				t.Error("a message is confirmed that the file of this name does not have")
 			}
-			wantOwnEnd(t, r.serverProcess)
+			wantOwnEnd(t, r.serverProcess, "moved, replaced or deleted")
 			if n := wantOpened(t, away, "the file that was moved"); n < stored {
 				t.Errorf("%d messages were confirmed, and the file has %d", stored, n)
 			}
@@ -73,16 +73,19 @@ func TestFileMoved(t *testing.T) {
 	}
 }
 
-// Nobody writes: the server ends all the same.
+// Nobody writes: the server ends all the same. And without its lock, a second one could start.
 func TestFileMovedInSilence(t *testing.T) {
 	onlySQLite(t)
 	t.Parallel()
-	p := startServer(t)
-	rename(t, p.database(), p.database()+".old")
-	wantOwnEnd(t, p)
+	for suffix, cause := range map[string]string{"": "its file was moved", lockSuffix: lockSuffix + " beside its file was moved"} {
+		p := startServer(t)
+		rename(t, p.database()+suffix, p.database()+".old")
+		wantOwnEnd(t, p, cause)
+	}
 }
 
-func wantOwnEnd(t *testing.T, p *serverProcess) {
+// wantOwnEnd waits for the end of a server that has a cause for it.
+func wantOwnEnd(t *testing.T, p *serverProcess, cause string) {
 	t.Helper()
 	select {
 	case <-p.exit:
@@ -91,7 +94,7 @@ func wantOwnEnd(t *testing.T, p *serverProcess) {
 	}
 	code := p.cmd.ProcessState.ExitCode()
 	p.cmd = nil
-	if code != 1 || !strings.Contains(p.logText(), "moved, replaced or deleted") {
+	if code != 1 || !strings.Contains(p.logText(), cause) {
 		t.Errorf("status %d\n%s", code, p.logText())
 	}
 }

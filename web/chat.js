@@ -1,4 +1,3 @@
-import { AccountDialog } from "./account.js";
 import { codeInAddress, codeOf, setAddress } from "./address.js";
 import { Composer } from "./composer.js";
 import { dayOf } from "./dates.js";
@@ -24,6 +23,7 @@ const touch = matchMedia("(pointer: coarse)");
 export class Chat {
   #session;
   #onLeave;
+  #onToken;
   #sidebar = new Sidebar(find("room-list"));
   #timeline;
   #composer;
@@ -39,25 +39,14 @@ export class Chat {
   constructor(account, store, onLeave, onToken) {
     this.#session = new Session(account, store);
     this.#onLeave = onLeave;
+    this.#onToken = onToken;
     for (const name of ["create", "join"]) {
       this.#dialogs[name] = new FormDialog(find(`${name}-dialog`));
     }
     const ask = new Ask(find("ask-dialog"));
     const { signal } = this.#listening;
     const settings = new RoomSettings(find("settings-dialog"), this.#session, ask, (room) => this.#roomLeft(room), signal);
-    const own = new AccountDialog(find("account-dialog"), this.#session, ask, {
-      onToken: (token) => {
-        onToken(token);
-        notify("Your password is changed. Everywhere else you are logged out.");
-      },
-      onDeleted: () => {
-        this.#session.store.removeAll();
-        setAddress("");
-        onLeave("Your account is deleted.");
-      },
-      onAdmin: () => this.#openAdmin(),
-    }, signal);
-    Object.assign(this.#dialogs, { ask, settings, account: own });
+    Object.assign(this.#dialogs, { ask, settings });
     this.#timeline = new Timeline(find("timeline"), find("messages"), {
       onEdit: (message) => {
         this.#session.current.discard(message);
@@ -142,7 +131,7 @@ export class Chat {
     for (const id of ["invite", "invite-start"]) click(id, () => this.#invite());
     click("delete-room", () => this.#deleteRoom());
     click("settings", () => this.#dialogs.settings.open(this.#session.current));
-    click("me", () => this.#dialogs.account.open());
+    click("me", () => this.#openAccount());
     click("log-out", () => this.#logOut());
     click("jump", () => {
       this.#session.current.showEnd();
@@ -268,14 +257,33 @@ export class Chat {
     if (deleted) this.#roomLeft(room);
   }
 
-  // Few are ADMINs: it is loaded when one asks for it.
-  async #openAdmin() {
+  #openAccount() {
+    const handlers = {
+      onToken: (token) => {
+        this.#onToken(token);
+        notify("Your password is changed. Everywhere else you are logged out.");
+      },
+      onDeleted: () => {
+        this.#session.store.removeAll();
+        setAddress("");
+        this.#onLeave("Your account is deleted.");
+      },
+      onAdmin: () => this.#openLoaded("admin", ({ AdminDialog }, dialog) => new AdminDialog(dialog, this.#session, this.#dialogs.ask)),
+    };
+    this.#openLoaded(
+      "account",
+      ({ AccountDialog }, dialog) => new AccountDialog(dialog, this.#session, this.#dialogs.ask, handlers, this.#listening.signal),
+    );
+  }
+
+  // Opens a dialog that is seldom asked for: only then it is loaded.
+  async #openLoaded(name, make) {
     const { signal } = this.#listening;
     try {
-      const { AdminDialog } = await import("./admin.js");
+      const module = await import(`./${name}.js`);
       if (signal.aborted) return; // logged out meanwhile
-      this.#dialogs.admin ??= new AdminDialog(find("admin-dialog"), this.#session, this.#dialogs.ask);
-      this.#dialogs.admin.open();
+      this.#dialogs[name] ??= make(module, find(`${name}-dialog`));
+      this.#dialogs[name].open();
     } catch {
       if (!signal.aborted) notify("The server does not answer. Try again in a moment.");
     }

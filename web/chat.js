@@ -1,4 +1,4 @@
-import { codeInAddress, codeOf, setAddress } from "./address.js";
+import { claimStep, codeInAddress, codeOf, setAddress, stepOfAnother } from "./address.js";
 import { Composer } from "./composer.js";
 import { dayOf } from "./dates.js";
 import { Ask, FormDialog, copyField, deleteQuestion } from "./dialogs.js";
@@ -178,22 +178,30 @@ export class Chat {
     const room = code && this.#session.find(code);
     if (room || !code) {
       if (find("join-dialog").dataset.invited === "true") this.#dialogs.join.close(); // not one that was just opened by hand
+      if (room) claimStep(this.#session.userName);
       this.#open(room || null);
       return;
     }
     this.#open(null);
     const left = () => route !== this.#routes || codeInAddress() !== code || this.#listening.signal.aborted;
-    try {
-      // A room without a password is entered at once; a member too, of a room that the list does not have yet.
-      await this.#session.join(code, "");
-    } catch (error) {
-      if (left()) return;
-      const denied = error.code === "ROOM_ACCESS_DENIED";
-      const joined = await this.#joinRoom(code, denied ? "" : error.message);
-      if (!joined && !left()) {
-        setAddress("");
-        this.#focusRooms();
+    // Nobody is to become a member again, or a member of somebody else's room, by the Back key or by loading the page anew.
+    const { userName, store } = this.#session;
+    const ended = store.ended.some((other) => other.toUpperCase() === code);
+    let mistake = ended ? "You are not in this room any more." : "";
+    let ask = ended || stepOfAnother(userName);
+    if (!ask) {
+      try {
+        // A room without a password is entered at once; a member too, of a room that the list does not have yet.
+        await this.#session.join(code, "");
+      } catch (error) {
+        ask = true;
+        if (error.code !== "ROOM_ACCESS_DENIED") mistake = error.message;
       }
+      if (left()) return;
+    }
+    if (ask && !(await this.#joinRoom(code, mistake)) && !left()) {
+      setAddress("");
+      this.#focusRooms();
     }
     if (!left()) this.#route();
   }

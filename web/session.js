@@ -111,6 +111,7 @@ export class Session extends EventTarget {
     if (this.#stopped) return;
     clearTimeout(this.#timer);
     let wait = pollEvery;
+    const known = this.loaded ? [] : this.store.known;
     try {
       const [listed, account] = await Promise.all([
         api.listRooms(this.#token),
@@ -119,6 +120,9 @@ export class Session extends EventTarget {
       if (this.#stopped) return;
       if (account) this.admin = account.role === "ADMIN";
       this.#list(listed);
+      for (const code of known) {
+        if (!this.find(code)) this.store.forget(code); // it has ended while the page was not there
+      }
       this.unreachable = false;
       this.#tries = 0;
     } catch (error) {
@@ -173,6 +177,7 @@ export class Session extends EventTarget {
       else this.#remove(room, error);
     });
     this.rooms.set(room.code, room);
+    this.store.entered(room.code);
     this.dispatchEvent(Object.assign(new Event("room-added"), { room }));
   }
 

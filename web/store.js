@@ -52,11 +52,14 @@ export class Store {
     }
   }
 
+  /** What follows in the keys that begin so. */
+  codes(beginning) {
+    return Object.keys(this.#area).filter((key) => key.startsWith(prefix + beginning)).map((key) => key.slice((prefix + beginning).length));
+  }
+
   /** Removes every key that begins so. */
   removeAll(beginning) {
-    for (const key of Object.keys(this.#area)) {
-      if (key.startsWith(prefix + beginning)) this.#area.removeItem(key);
-    }
+    for (const code of this.codes(beginning)) this.set(beginning + code, null);
   }
 }
 
@@ -118,15 +121,35 @@ class MemberStore {
     this.#store.set(this.#key("recent"), [code, ...this.recent.filter((other) => other !== code)].slice(0, 100));
   }
 
-  /** Forgets a room that is gone. */
+  /** The codes of the rooms that this browser has shown, and has not been told the end of. */
+  get known() {
+    return this.#store.codes(this.#key("read"));
+  }
+
+  /** The codes of the rooms that the member is in no more, latest first. */
+  get ended() {
+    return this.#store.get(this.#key("ended"), []);
+  }
+
+  #setEnded(codes) {
+    this.#store.set(this.#key("ended"), codes.length ? codes.slice(0, 100) : null);
+  }
+
+  /** Forgets a room that is gone, but for that it was there. */
   forget(code) {
     for (const kind of ["read", "draft", "outbox"]) this.#store.set(this.#key(kind, code), null);
     this.#store.set(this.#key("recent"), this.recent.filter((other) => other !== code));
+    this.#setEnded([code, ...this.ended.filter((other) => other !== code)]);
+  }
+
+  /** Takes note that the member is in a room. */
+  entered(code) {
+    if (this.ended.includes(code)) this.#setEnded(this.ended.filter((other) => other !== code));
   }
 
   /** Removes all that is kept of the member. */
   removeAll() {
-    for (const kind of ["read", "draft", "outbox", "recent"]) this.#store.removeAll(this.#key(kind));
+    for (const kind of ["read", "draft", "outbox", "recent", "ended"]) this.#store.removeAll(this.#key(kind));
   }
 
   /** Removes what the member wrote, so that nobody finds it here after a log-out. */

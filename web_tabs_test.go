@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -96,4 +97,72 @@ func TestPageJoinsOnlyWhoAsks(t *testing.T) {
 	ann.inRoom("Alpha")
 	ben.wantQuiet("WebSocket connection to")
 	ann.wantQuiet()
+}
+
+// Logging out asks also when what is not sent was written in another tab, and says what is true now: it is lost
+// otherwise, for all tabs.
+func TestPageLogOutCountsAllTabs(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	ann := b.open("ann", "http://"+p.addr+"/")
+	ann.register("ann")
+	link := ann.createRoom("Alpha", "")
+	outbox := fmt.Sprintf(`localStorage["grpcchatter.outbox/ann/%s"]`, codeOf(link))
+	two := ann.openTab(link)
+	two.inRoom("Alpha")
+	two.await("document.querySelector('#present-count').innerText === '1'") // its session is open
+	p.kill()
+	two.say("precious")
+	two.awaitText("#messages li[data-state=pending]", "precious")
+	ann.await(outbox)
+	ann.click("#log-out")
+	ann.awaitText("#ask-text", "One message has not been sent yet")
+	ann.click("#ask-dialog [value=cancel]")
+	ann.await("!document.querySelector('#ask-dialog').open && !document.querySelector('#chat').hidden")
+	ann.await(outbox)
+
+	ann.click("#log-out")
+	ann.awaitText("#ask-text", "One message has not been sent yet")
+	p.start()
+	ann.awaitText("#messages", "precious")
+	ann.awaitText("#ask-text", "Everything has been sent")
+	ann.confirm()
+	two.awaitText("#sign-in-reason", "logged out in another tab")
+}
+
+// What is read, or discarded, in one tab is so in the user's others, whatever room they show.
+func TestPageTabsAgree(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t, "--max-message-size=100")
+	b := startBrowser(t)
+	ann := b.open("ann", "http://"+p.addr+"/")
+	ann.register("ann")
+	alpha := ann.createRoom("Alpha", "")
+	beta := ann.createRoom("Beta", "")
+	two := ann.openTab(alpha)
+	two.inRoom("Alpha")
+	ann.do(chromedp.Navigate(alpha))
+	ann.inRoom("Alpha")
+	ben := p.must(200, "", "POST", "/rooms/"+codeOf(beta)+"/join", p.login("ben"), "{}").json["token"].(string)
+	p.sayIn(codeOf(beta), ben, "one", "two", "three")
+	for _, one := range []*page{ann, two} {
+		one.awaitText("#room-list", "3")
+		one.await("document.title.startsWith('(3)')")
+	}
+	ann.do(chromedp.Navigate(beta))
+	ann.awaitText("#messages", "three")
+	ann.await("!document.title.startsWith('(')")
+	two.await("!document.title.startsWith('(') && !document.querySelector('#room-list').innerText.includes('3')")
+	two.inRoom("Alpha")
+
+	// The other tab has a rejected message of the outbox that it was opened with.
+	ann.say(strings.Repeat("too long ", 20))
+	ann.awaitText("#messages li[data-state=rejected]", "too long")
+	two.do(chromedp.Navigate(beta), chromedp.Reload())
+	two.awaitText("#messages li[data-state=rejected]", "too long")
+	ann.click("#messages li[data-state=rejected] .reason button:last-child") // Discard
+	two.await("!document.querySelector('#messages li[data-state=rejected]') && document.querySelector('#messages').innerText.includes('three')")
+	ann.wantQuiet()
+	two.wantQuiet()
 }

@@ -32,6 +32,7 @@ export class Chat {
   #render = oncePerFrame(() => this.#draw());
   #bannerTimer = 0;
   #wasOpen = new WeakSet(); // rooms that have had a session
+  #loggingOut = false; // a question is asked about that
   #routes = 0; // tells the last way to where the address says from those that were given up
   #day = dayOf(Date.now());
   #clock = setInterval(() => this.#tick(), 30_000);
@@ -124,7 +125,10 @@ export class Chat {
       this.#comeBack();
       this.#timeline.update();
     });
-    on(window, "storage", () => this.#session.current?.readElsewhere());
+    on(window, "storage", () => {
+      this.#session.takeOver();
+      this.#render();
+    });
 
     for (const id of ["create-room", "create-room-empty"]) click(id, () => this.#createRoom());
     for (const id of ["join-room", "join-room-empty"]) click(id, () => this.#joinRoom("", ""));
@@ -158,6 +162,7 @@ export class Chat {
   }
 
   #comeBack() {
+    this.#session.takeOver(); // a page that was put away is not told of it
     this.#session.hurry();
     this.#render();
   }
@@ -318,11 +323,13 @@ export class Chat {
   }
 
   async #logOut() {
-    const unsent = this.#session.pending;
-    if (unsent) {
-      const messages = unsent === 1 ? "One message has" : `${unsent} messages have`;
-      const text = `${messages} not been sent yet, and would be lost.`;
-      if (!(await this.#dialogs.ask.ask({ title: "Log out?", text, confirm: "Log out", danger: true }, async () => {}))) return;
+    const { pending } = this.#session;
+    if (pending) {
+      this.#loggingOut = true;
+      const question = { title: "Log out?", text: pendingText(pending), confirm: "Log out", danger: true };
+      const confirmed = await this.#dialogs.ask.ask(question, async () => {});
+      this.#loggingOut = false;
+      if (!confirmed) return;
     }
     this.#session.store.removeWriting();
     setAddress("");
@@ -355,6 +362,7 @@ export class Chat {
     this.#timeline.update();
     this.#composer.show(current);
     this.#updateBanner();
+    if (this.#loggingOut) this.#dialogs.ask.say(pendingText(this.#session.pending));
     document.title = `${unread ? `(${unread}) ` : ""}${current ? `${current.name} – ` : ""}GRPCChatter`;
   }
 
@@ -458,6 +466,11 @@ function awayText(room) {
     default:
       return "The connection is away. What you write is sent when it is back.";
   }
+}
+
+function pendingText(n) {
+  if (!n) return "Everything has been sent meanwhile.";
+  return `${n === 1 ? "One message has" : `${n} messages have`} not been sent yet, and would be lost.`;
 }
 
 function goneText({ name }, error) {

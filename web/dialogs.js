@@ -95,6 +95,11 @@ export class Ask extends FormDialog {
     );
     return this.open(Object.fromEntries(fields.map(({ name, value = "" }) => [name, value])), submit);
   }
+
+  /** Makes the question's text another one. */
+  say(text) {
+    setText(this.#part("text"), text);
+  }
 }
 
 /** Copies a field's text, also where the page has no access to the clipboard because it is not on https. */

@@ -66,10 +66,10 @@ export class Session extends EventTarget {
     return unread;
   }
 
+  /** How many messages are not sent yet, those of the user's other tabs too. */
   get pending() {
-    let pending = 0;
-    for (const room of this.rooms.values()) pending += room.outbox.length;
-    return pending;
+    const messages = [this.store.written, ...[...this.rooms.values()].map(({ outbox }) => outbox)].flat();
+    return new Set(messages.map(({ id }) => id)).size;
   }
 
   /** The room with a code in any case, or undefined. */
@@ -293,6 +293,11 @@ export class Session extends EventTarget {
       if (error.tokenRefused) this.#logOut(error);
       throw error;
     }
+  }
+
+  /** Takes over what other tabs of the user have done. */
+  takeOver() {
+    for (const room of this.rooms.values()) room.takeOver();
   }
 
   /** Tries at once to come back: the browser gave a sign that it may work. */

@@ -42,13 +42,14 @@ export class Store {
     }
   }
 
-  /** Keeps a value; null and undefined remove it. */
+  /** Keeps a value, and tells whether that has worked; null and undefined remove it. */
   set(key, value) {
     try {
       if (value == null) this.#area.removeItem(prefix + key);
       else this.#area.setItem(prefix + key, JSON.stringify(value));
+      return true;
     } catch {
-      // The area is full: a draft is not kept then, and everything else goes on.
+      return false; // the area is full: a draft is not kept then, and everything else goes on
     }
   }
 
@@ -101,10 +102,15 @@ class MemberStore {
     return this.#store.get(this.#key("outbox", code), []);
   }
 
-  /** Adds a message to the outbox, or replaces the one with its id. Reads anew: other tabs write here too. */
+  /** The messages to send in all rooms. */
+  get written() {
+    return this.#store.codes(this.#key("outbox")).flatMap((code) => this.outbox(code));
+  }
+
+  /** Adds a message to the outbox, or replaces the one with its id. Reads anew: other tabs write here too. Tells whether it is kept. */
   keep(code, message) {
     const others = this.outbox(code).filter(({ id }) => id !== message.id);
-    this.#store.set(this.#key("outbox", code), [...others, message]);
+    return this.#store.set(this.#key("outbox", code), [...others, message]);
   }
 
   drop(code, id) {

@@ -166,3 +166,97 @@ func TestPageTabsAgree(t *testing.T) {
 	ann.wantQuiet()
 	two.wantQuiet()
 }
+
+// A dialog goes with the room that it is about, and with no other: the end of a room closed an invitation to another, and
+// a new password half typed, and the Back key left questions about a room over the next one.
+func TestPageDialogsOfARoom(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	home := "http://" + p.addr + "/"
+	ann := b.open("ann", home)
+	ann.register("ann")
+	token := p.login("ann")
+	alpha := ann.createRoom("Alpha", "")
+	beta := ann.createRoom("Beta", "")
+	remove := func(link, name string) {
+		t.Helper()
+		p.must(200, "", "DELETE", "/rooms/"+codeOf(link), token, "")
+		ann.await(fmt.Sprintf("document.querySelector('#notice').innerText.includes(%q)", name))
+	}
+	open := func(dialogs ...string) {
+		t.Helper()
+		ann.await("document.querySelector('#chat').checkVisibility()")
+		got := eval[[]string](ann, "[...document.querySelectorAll('dialog[open]')].map((e) => e.id)")
+		if !slices.Equal(got, dialogs) {
+			t.Errorf("the open dialogs are %q, want %q", got, dialogs)
+		}
+	}
+
+	// The invitation to Beta outlives Alpha.
+	ann.click("#invite")
+	remove(alpha, "Alpha")
+	open("invite-dialog")
+	ann.click("#close-invite")
+
+	// The new password outlives the room that is shown.
+	ann.click("#me")
+	ann.click("#change-password")
+	ann.fill("#ask-password", "half typed")
+	remove(beta, "Beta")
+	ann.await("document.querySelector('#room').hidden")
+	open("account-dialog", "ask-dialog")
+	if typed := eval[string](ann, "document.querySelector('#ask-password').value"); typed != "half typed" {
+		t.Errorf("what was typed is %q", typed)
+	}
+	ann.click("#ask-dialog [value=cancel]")
+	ann.click("#account-dialog [value=cancel]")
+
+	// The Back key takes what is asked about a room with it.
+	gamma := ann.createRoom("Gamma", "")
+	ann.createRoom("Delta", "")
+	for _, button := range []string{"#rename", "#room-password", "#ban-name", ""} {
+		ann.click("#settings")
+		if button != "" {
+			ann.click(button)
+			ann.awaitText("#ask-dialog", "Cancel")
+		}
+		ann.back()
+		ann.inRoom("Gamma")
+		open()
+		eval[bool](ann, "history.forward() || true")
+		ann.inRoom("Delta")
+	}
+	ann.click("#delete-room")
+	ann.awaitText("#ask-dialog", "Delta")
+	ann.back()
+	ann.inRoom("Gamma")
+	open()
+
+	// A question that is answered late is still about its room: the answer to it, which the Back key has not waited for, is
+	// that the room is gone.
+	eval[bool](ann, "history.forward() || true")
+	ann.inRoom("Delta")
+	delta := eval[string](ann, "document.querySelector('#room-code').innerText")
+	release, _ := ann.hold("DELETE", "/rooms/"+delta)
+	ann.click("#delete-room")
+	ann.click("#ask-confirm")
+	ann.await("window.held")
+	ann.back()
+	ann.inRoom("Gamma")
+	open()
+	release()
+	ann.await("!document.querySelector('#room-list').innerText.includes('Delta')")
+	ann.inRoom("Gamma")
+	if code := eval[string](ann, "document.querySelector('#room-code').innerText"); code != codeOf(gamma) {
+		t.Errorf("the page shows %s", code)
+	}
+	release, _ = ann.hold("DELETE", "/rooms/"+codeOf(gamma))
+	ann.click("#delete-room")
+	ann.click("#ask-confirm")
+	ann.await("window.held")
+	ann.click("#ask-dialog [value=cancel]")
+	release()
+	ann.awaitText("#no-room", "No room is open")
+	ann.wantQuiet()
+}

@@ -32,6 +32,7 @@ export class Chat {
   #render = oncePerFrame(() => this.#draw());
   #bannerTimer = 0;
   #wasOpen = new WeakSet(); // rooms that have had a session
+  #invited = null; // the room that the invitation is to
   #loggingOut = false; // a question is asked about that
   #routes = 0; // tells the last way to where the address says from those that were given up
   #day = dayOf(Date.now());
@@ -215,6 +216,7 @@ export class Chat {
     const before = this.#session.current;
     this.#session.select(room);
     if (room !== before) {
+      if (before) this.#closeDialogs(before);
       this.#showPresent(false);
       setText(find("announcer"), "");
     }
@@ -256,7 +258,7 @@ export class Chat {
   }
 
   #invite() {
-    const { code, name } = this.#session.current;
+    const { code, name } = (this.#invited = this.#session.current);
     setText(find("invite-title"), `Invite to ${name}`);
     setText(find("invite-copied"), "");
     find("invite-link").value = new URL(`/#${code}`, location.href).href;
@@ -266,8 +268,10 @@ export class Chat {
 
   async #deleteRoom() {
     const room = this.#session.current;
-    const deleted = await this.#dialogs.ask.ask(deleteQuestion(room.name), () => this.#session.delete(room));
-    if (deleted) this.#roomLeft(room);
+    await this.#dialogs.ask.ask(deleteQuestion(room.name, room), async () => {
+      await this.#session.delete(room);
+      this.#roomLeft(room);
+    });
   }
 
   #openAccount() {
@@ -304,10 +308,15 @@ export class Chat {
 
   #roomGone(room, error) {
     notify(goneText(room, error));
-    if (room === this.#session.current) this.#dialogs.ask.close();
-    this.#dialogs.settings.close(room);
-    find("invite-dialog").close();
+    this.#closeDialogs(room);
     this.#roomLeft(room);
+  }
+
+  // No dialog of a room stays when it is not the one that is shown.
+  #closeDialogs(room) {
+    this.#dialogs.ask.closeOf(room);
+    this.#dialogs.settings.close(room);
+    if (this.#invited === room) find("invite-dialog").close();
   }
 
   #roomLeft(room) {

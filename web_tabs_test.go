@@ -260,3 +260,88 @@ func TestPageDialogsOfARoom(t *testing.T) {
 	ann.awaitText("#no-room", "No room is open")
 	ann.wantQuiet()
 }
+
+// Who is removed, or whose room is deleted, is told what was not sent, and can copy it; what was being written is there
+// when one is back. It was gone without a word.
+func TestPageEndKeepsWhatWasWritten(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	home := "http://" + p.addr + "/"
+	owner := p.login("ann")
+	room := func(name string) (link string) {
+		t.Helper()
+		code := p.must(200, "", "POST", "/rooms", owner, fmt.Sprintf(`{"room_name":%q}`, name)).json["short_code"].(string)
+		return home + "#" + code
+	}
+	alpha, beta, gamma := room("Alpha"), room("Beta"), room("Gamma")
+	path := func(link string) string { return "/rooms/" + codeOf(link) }
+	told := func(one *page, text, unsent string) {
+		t.Helper()
+		one.awaitText("#notice-text", text)
+		if got := eval[string](one, "document.querySelector('#unsent').value"); got != unsent {
+			t.Errorf("after %q, what is to be copied is %q, want %q", text, got, unsent)
+		}
+	}
+	ben := b.open("ben", alpha)
+	ben.register("ben")
+	for _, step := range []struct{ link, name string }{{alpha, "Alpha"}, {beta, "Beta"}, {gamma, "Gamma"}, {alpha, "Alpha"}} {
+		ben.do(chromedp.Navigate(step.link))
+		ben.inRoom(step.name)
+	}
+
+	// A draft, and who is removed.
+	ben.awaitText("#present-list", "ben") // the session is open: it tells why it ends
+	ben.fill("#message", "a long text")
+	p.must(200, "", "DELETE", path(alpha)+"/members/ben", owner, "")
+	told(ben, "What you were writing was not sent.", "a long text")
+	ben.everywhere("61 what was not sent")
+	ben.click("#copy-unsent")
+	ben.await("document.querySelector('#copy-unsent').innerText !== 'Copy'")
+	if got := eval[string](ben, "getSelection().toString() || unsent.value.slice(unsent.selectionStart, unsent.selectionEnd)"); got != "a long text" {
+		t.Errorf("copied is %q", got)
+	}
+	ben.click("#close-notice")
+	ben.do(chromedp.Navigate(alpha))
+	ben.click("#join-dialog button.main")
+	ben.inRoom("Alpha")
+	ben.await("document.querySelector('#message').value === 'a long text'")
+
+	// A message that waits, and a room that is deleted; its draft is lost with it, and to be copied too.
+	ben.do(chromedp.Navigate(beta))
+	ben.inRoom("Beta")
+	ben.awaitText("#present-list", "ben")
+	// No answer comes to what is said: the session does not hear it.
+	eval[bool](ben, `((send) => (WebSocket.prototype.send = function (data) { if (!data.includes("body")) send.call(this, data); }, true))(WebSocket.prototype.send)`)
+	ben.say("written while away")
+	ben.say("and this")
+	ben.fill("#message", "and more")
+	p.must(200, "", "DELETE", path(beta), owner, "")
+	told(ben, "2 messages were not sent.", "written while away\n\nand this\n\nand more")
+
+	// What is told next takes none of it away.
+	ben.do(chromedp.Navigate(gamma))
+	ben.inRoom("Gamma")
+	ben.awaitText("#present-list", "ben")
+	ben.say("a third")
+	ben.awaitText("#messages li[data-state=pending]", "a third")
+	p.must(200, "", "DELETE", path(gamma)+"/members/ben", owner, "")
+	told(ben, "One message was not sent.", "written while away\n\nand this\n\nand more\n\na third")
+	ben.click("#close-notice")
+
+	// All of it while the page was not there.
+	ben.do(chromedp.Navigate(gamma), chromedp.Reload()) // it can send again
+	ben.click("#join-dialog button.main")
+	ben.inRoom("Gamma")
+	p.kill()
+	ben.say("to nobody")
+	ben.awaitText("#messages li[data-state=pending]", "to nobody")
+	ben.do(chromedp.Navigate("about:blank"))
+	p.start()
+	p.must(200, "", "DELETE", path(gamma)+"/members/ben", owner, "")
+	ben.do(chromedp.Navigate(home))
+	told(ben, "One message was not sent.", "to nobody")
+	if left := eval[string](ben, "Object.keys(localStorage).join()"); strings.Contains(left, "outbox") {
+		t.Errorf("the browser has %s", left)
+	}
+}

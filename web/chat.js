@@ -112,7 +112,11 @@ export class Chat {
     on(this.#session, "room-added", ({ room }) => {
       on(room, "arrived", ({ messages }) => this.#arrived(room, messages));
     });
-    on(this.#session, "room-gone", ({ room, error }) => this.#roomGone(room, error));
+    on(this.#session, "room-gone", (event) => {
+      notify(goneText(event), [...event.unsent, event.draft].filter(Boolean).join("\n\n"));
+      this.#closeDialogs(event.room);
+      this.#roomLeft(event.room);
+    });
     on(this.#session, "logged-out", ({ error }) => this.#onLeave(loggedOutText(error)));
 
     on(window, "hashchange", () => this.#route());
@@ -159,6 +163,10 @@ export class Chat {
       setText(find("invite-copied"), copied ? "Copied." : "Press Ctrl+C (or ⌘C) to copy the link.");
     });
     click("close-invite", () => find("invite-dialog").close());
+    click("copy-unsent", async () => {
+      const copied = await copyField(find("unsent"));
+      setText(find("copy-unsent"), copied ? "Copied" : "Press Ctrl+C (or ⌘C)");
+    });
     click("close-notice", () => notify(""));
   }
 
@@ -306,12 +314,6 @@ export class Chat {
     }
   }
 
-  #roomGone(room, error) {
-    notify(goneText(room, error));
-    this.#closeDialogs(room);
-    this.#roomLeft(room);
-  }
-
   // No dialog of a room stays when it is not the one that is shown.
   #closeDialogs(room) {
     this.#dialogs.ask.closeOf(room);
@@ -435,8 +437,17 @@ export class Chat {
   }
 }
 
-function notify(text) {
+// Shows a sentence, and a text to copy, which the next notice leaves there.
+function notify(text, unsent = "") {
+  const kept = find("unsent").value;
+  if (text && kept) {
+    text = `${find("notice-text").textContent} ${text}`;
+    unsent = [kept, unsent].filter(Boolean).join("\n\n");
+  }
   setText(find("notice-text"), text);
+  find("unsent").value = unsent;
+  find("unsent").hidden = find("copy-unsent").hidden = !unsent;
+  setText(find("copy-unsent"), unsent && "Copy");
   find("notice").hidden = !text;
 }
 
@@ -482,10 +493,13 @@ function pendingText(n) {
   return `${n === 1 ? "One message has" : `${n} messages have`} not been sent yet, and would be lost.`;
 }
 
-function goneText({ name }, error) {
-  if (error?.code === "ROOM_DELETED") return `The room “${name}” was deleted, and all its messages with it.`;
-  if (error?.message) return `“${name}”: ${error.message}`;
-  return `The room “${name}” is gone: it was deleted, or you are no longer a member of it.`;
+function goneText({ room: { name }, error, unsent, draft }) {
+  let text = `The room “${name}” is gone: it was deleted, or you are no longer a member of it.`;
+  if (error?.code === "ROOM_DELETED") text = `The room “${name}” was deleted, and all its messages with it.`;
+  else if (error?.message) text = `“${name}”: ${error.message}`;
+  const n = unsent.length;
+  if (n) return `${text} ${n === 1 ? "One message was" : `${n} messages were`} not sent.`;
+  return draft ? `${text} What you were writing was not sent.` : text;
 }
 
 function loggedOutText(error) {

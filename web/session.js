@@ -9,8 +9,8 @@ const firstRetry = 1_000; // ms
 /**
  * The rooms of the user who is logged in.
  *
- * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`, and `error` if
- * it is known) when a room was deleted or the user is no member any more, "logged-out" (with `error`) when the server does not take the user token any more.
+ * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`, `error` if it
+ * is known, `unsent`, the texts of messages, and `draft`) when a room was deleted or the user is no member any more, "logged-out" (with `error`) when the server does not take the user token any more.
  */
 export class Session extends EventTarget {
   /** By code. */
@@ -121,7 +121,11 @@ export class Session extends EventTarget {
       if (account) this.admin = account.role === "ADMIN";
       this.#list(listed);
       for (const code of known) {
-        if (!this.find(code)) this.store.forget(code); // it has ended while the page was not there
+        if (this.find(code)) continue;
+        // It has ended while the page was not there, which is told if something was written.
+        const room = { code, name: code, outbox: [] };
+        const written = this.#forget(room);
+        if (written.unsent.length || written.draft) this.#tellEnd({ room, ...written });
       }
       this.unreachable = false;
       this.#tries = 0;
@@ -199,9 +203,22 @@ export class Session extends EventTarget {
   #remove(room, error) {
     if (!this.rooms.delete(room.code)) return;
     room.disconnect();
-    this.store.forget(room.code);
-    if (!this.#gone.has(room.code)) this.dispatchEvent(Object.assign(new Event("room-gone"), { room, error }));
+    const own = this.#gone.has(room.code);
+    const written = this.#forget(room, own || error?.code === "ROOM_DELETED");
+    if (!own) this.#tellEnd({ room, error, ...written });
     this.#changed();
+  }
+
+  // Forgets a room, and returns what was written there and not sent. The draft is kept for who may come back.
+  #forget({ code, outbox }, withDraft) {
+    const messages = new Map([...this.store.outbox(code), ...outbox].map(({ id, body }) => [id, body]));
+    const draft = this.store.draft(code).trim();
+    this.store.forget(code, withDraft);
+    return { unsent: [...messages.values()], draft };
+  }
+
+  #tellEnd(end) {
+    this.dispatchEvent(Object.assign(new Event("room-gone"), end));
   }
 
   #logOut(error) {

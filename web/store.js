@@ -141,9 +141,10 @@ class MemberStore {
     this.#store.set(this.#key("ended"), codes.length ? codes.slice(0, 100) : null);
   }
 
-  /** Forgets a room that is gone, but for that it was there. */
-  forget(code) {
-    for (const kind of ["read", "draft", "outbox"]) this.#store.set(this.#key(kind, code), null);
+  /** Forgets a room that is gone, but for that it was there; `withDraft`, for nobody comes back to it. */
+  forget(code, withDraft) {
+    for (const kind of ["read", "outbox"]) this.#store.set(this.#key(kind, code), null);
+    if (withDraft) this.setDraft(code, "");
     this.#store.set(this.#key("recent"), this.recent.filter((other) => other !== code));
     this.#setEnded([code, ...this.ended.filter((other) => other !== code)]);
   }

@@ -1,6 +1,7 @@
 import * as api from "./api.js";
 import { Rows, button, el, keepFocus, setText } from "./dom.js";
 
+const retryAfter = 2_500; // ms until members that could not be loaded are asked for again
 const mostListed = 200; // members, of those that the search finds
 
 /**
@@ -85,6 +86,7 @@ export class RoomSettings {
       this.#bans = bans;
     } catch (failed) {
       error = failed.message;
+      if (!failed.status || failed.status >= 429) setTimeout(() => late() || this.#load(), retryAfter);
     }
     if (late()) return;
     setText(this.#find(".error"), error);

@@ -397,3 +397,46 @@ func TestPageAnswersLost(t *testing.T) {
 	ann.awaitText("#members", "ann1")
 	ann.await("document.querySelector('#settings-dialog .error').innerText === ''")
 }
+
+// Each tab has what is being written in it, also when it is loaded anew, whatever is sent in another. There was one draft
+// for all.
+func TestPageDraftOfEachTab(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	ann := b.open("ann", "http://"+p.addr+"/")
+	ann.register("ann")
+	alpha := ann.createRoom("Alpha", "")
+	two := ann.openTab(alpha)
+	two.inRoom("Alpha")
+	holds := func(one *page, text string) {
+		t.Helper()
+		one.await(fmt.Sprintf("document.querySelector('#message').value === %q", text))
+	}
+	for i, tabs := range [][]*page{{ann, two}, {two, ann}} {
+		for _, one := range tabs {
+			one.fill("#message", fmt.Sprintf("%d by %s", i, one.name))
+		}
+		ann.pressEnter()
+		two.awaitText("#messages", fmt.Sprintf("%d by ann", i))
+		two.do(chromedp.Reload())
+		holds(two, fmt.Sprintf("%d by ann's other tab", i))
+		ann.do(chromedp.Reload())
+		ann.inRoom("Alpha")
+		holds(ann, "")
+		two.clear("#message")
+	}
+
+	// What is written last is there in a tab that is opened, and after a log-out nowhere.
+	two.fill("#message", "a draft")
+	three := ann.openTab(alpha)
+	three.inRoom("Alpha")
+	holds(three, "a draft")
+	ann.click("#log-out")
+	for _, one := range []*page{ann, two, three} {
+		one.awaitText("h1", "Log in")
+		if left := eval[string](one, "JSON.stringify([localStorage, sessionStorage])"); strings.Contains(left, "draft") {
+			t.Errorf("%s has %s", one.name, left)
+		}
+	}
+}

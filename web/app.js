@@ -5,7 +5,7 @@ import { Store, storageArea } from "./store.js";
 
 /** Shows the chat to who is logged in, and the screen to log in to everybody else. */
 class App {
-  #store = new Store(storageArea());
+  #store = new Store(storageArea("localStorage"), new Store(storageArea("sessionStorage")));
   #signIn = new SignIn(document.getElementById("sign-in"), (account) => this.#enter(account));
   #chat = null;
   #token = null; // of the account that is shown
@@ -48,6 +48,7 @@ class App {
     this.#chat?.close();
     this.#chat = null;
     this.#token = null;
+    this.#store.tab.removeAll("");
     document.title = "GRPCChatter";
     this.#signIn.show(reason, codeInAddress());
   }
@@ -55,7 +56,10 @@ class App {
   #changedElsewhere(account) {
     if ((account?.token ?? null) === this.#token) return;
     if (account) {
-      if (account.userName !== this.#userName) setAddress(""); // the room here is the other one's, who may not be in it
+      if (account.userName !== this.#userName) {
+        setAddress(""); // the room here is the other one's, who may not be in it
+        this.#store.tab.removeAll("");
+      }
       this.#open(account);
     } else {
       this.#close("You have logged out in another tab.");

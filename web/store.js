@@ -1,5 +1,5 @@
 /**
- * What this browser keeps, in localStorage, or for as long as the page lives where that is not allowed.
+ * What this browser keeps, in localStorage or sessionStorage, or for as long as the page lives where that is not allowed.
  *
  * The user token is kept here, so that an invitation link or a new tab is logged in at once. It is valid for the
  * server's TOKEN_DURATION; logging out removes it. Only our own script could read it: the page's
@@ -9,9 +9,12 @@
  */
 export class Store {
   #area;
+  /** What only this tab keeps, for as long as it is open and somebody logged in: another Store. */
+  tab;
 
-  constructor(area) {
+  constructor(area, tab) {
     this.#area = area;
+    this.tab = tab;
   }
 
   /** Who is logged in: `{ token, userName }`, or null. */
@@ -89,12 +92,17 @@ class MemberStore {
     this.#store.set(this.#key("read", code), seq);
   }
 
+  /** What is being written in this tab, or else what was written last in any. */
   draft(code) {
-    return this.#store.get(this.#key("draft", code), "");
+    const key = this.#key("draft", code);
+    return this.#store.tab.get(key, null) ?? this.#store.get(key, "");
   }
 
   setDraft(code, text) {
-    this.#store.set(this.#key("draft", code), text || null);
+    const key = this.#key("draft", code);
+    // What is sent here takes nothing away that is being written elsewhere.
+    if (text || this.#store.get(key, "") === this.draft(code)) this.#store.set(key, text || null);
+    this.#store.tab.set(key, text);
   }
 
   /** The messages to send in a room, oldest first: they outlive a reload and a log-in that has run out. */
@@ -144,7 +152,7 @@ class MemberStore {
   /** Forgets a room that is gone, but for that it was there; `withDraft`, for nobody comes back to it. */
   forget(code, withDraft) {
     for (const kind of ["read", "outbox"]) this.#store.set(this.#key(kind, code), null);
-    if (withDraft) this.setDraft(code, "");
+    if (withDraft) for (const store of [this.#store, this.#store.tab]) store.set(this.#key("draft", code), null);
     this.#store.set(this.#key("recent"), this.recent.filter((other) => other !== code));
     this.#setEnded([code, ...this.ended.filter((other) => other !== code)]);
   }
@@ -166,11 +174,11 @@ class MemberStore {
   }
 }
 
-/** localStorage, or a stand-in where the browser forbids it. */
-export function storageArea() {
+/** localStorage or sessionStorage, or a stand-in where the browser forbids it. */
+export function storageArea(name) {
   try {
-    localStorage.getItem(prefix);
-    return localStorage;
+    window[name].getItem(prefix);
+    return window[name];
   } catch {
     return new PageStorage();
   }

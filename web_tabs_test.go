@@ -186,7 +186,6 @@ func TestPageDialogsOfARoom(t *testing.T) {
 	}
 	open := func(dialogs ...string) {
 		t.Helper()
-		ann.await("document.querySelector('#chat').checkVisibility()")
 		got := eval[[]string](ann, "[...document.querySelectorAll('dialog[open]')].map((e) => e.id)")
 		if !slices.Equal(got, dialogs) {
 			t.Errorf("the open dialogs are %q, want %q", got, dialogs)

@@ -16,7 +16,10 @@ class App {
     addEventListener("hashchange", () => this.#signIn.invite(codeInAddress()));
     const { account } = this.#store;
     if (account) this.#open(account);
-    else this.#close("");
+    else {
+      this.#store.tab.removeAll("");
+      this.#close("");
+    }
   }
 
   #enter(account) {
@@ -48,18 +51,16 @@ class App {
     this.#chat?.close();
     this.#chat = null;
     this.#token = null;
-    this.#store.tab.removeAll("");
     document.title = "GRPCChatter";
     this.#signIn.show(reason, codeInAddress());
   }
 
   #changedElsewhere(account) {
     if ((account?.token ?? null) === this.#token) return;
+    const other = account?.userName !== this.#userName;
+    if (other) this.#store.tab.removeAll("");
     if (account) {
-      if (account.userName !== this.#userName) {
-        setAddress(""); // the room here is the other one's, who may not be in it
-        this.#store.tab.removeAll("");
-      }
+      if (other) setAddress(""); // the room here is the other one's, who may not be in it
       this.#open(account);
     } else {
       this.#close("You have logged out in another tab.");

@@ -10,7 +10,8 @@ const firstRetry = 1_000; // ms
  * The rooms of the user who is logged in.
  *
  * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`, `error` if it
- * is known, `unsent`, the texts of messages, and `draft`) when a room was deleted or the user is no member any more, "logged-out" (with `error`) when the server does not take the user token any more.
+ * is known, `unsent`, the texts of messages, and `draft`) when a room was deleted or the user is no member any more,
+ * "logged-out" (with `error`) when the server does not take the user token any more.
  */
 export class Session extends EventTarget {
   /** By code. */

@@ -9,7 +9,7 @@
  */
 export class Store {
   #area;
-  /** What only this tab keeps, for as long as it is open and somebody logged in: another Store. */
+  /** What only this tab keeps, for as long as it is open: another Store. */
   tab;
 
   constructor(area, tab) {
@@ -164,11 +164,13 @@ class MemberStore {
 
   /** Removes all that is kept of the member. */
   removeAll() {
-    for (const kind of ["read", "draft", "outbox", "recent", "ended"]) this.#store.removeAll(this.#key(kind));
+    for (const kind of ["read", "recent", "ended"]) this.#store.removeAll(this.#key(kind));
+    this.removeWriting();
   }
 
   /** Removes what the member wrote, so that nobody finds it here after a log-out. */
   removeWriting() {
+    this.#store.tab.removeAll("");
     this.#store.removeAll(this.#key("draft"));
     this.#store.removeAll(this.#key("outbox"));
   }

@@ -37,11 +37,11 @@ func TestPageJoinsOnlyWhoAsks(t *testing.T) {
 	alpha := ann.createRoom("Alpha", "")
 	beta := ann.createRoom("Beta", "")
 	token := p.login("ann")
-	members := func(want ...string) {
+	members := func(link string, want ...string) {
 		t.Helper()
-		got := column(p.must(200, "", "GET", "/rooms/"+codeOf(alpha)+"/members", token, ""), "members", "user_name")
+		got := column(p.must(200, "", "GET", "/rooms/"+codeOf(link)+"/members", token, ""), "members", "user_name")
 		if !slices.Equal(got, want) {
-			t.Errorf("the members of Alpha are %q, want %q", got, want)
+			t.Errorf("the members of %s are %q, want %q", link, got, want)
 		}
 	}
 
@@ -61,19 +61,19 @@ func TestPageJoinsOnlyWhoAsks(t *testing.T) {
 	ben.inRoom("Beta")
 	ben.back()
 	ben.awaitText("#join-dialog .error", "not in this room any more")
-	members("ann")
+	members(alpha, "ann")
 	ben.click("#join-dialog button.main")
 	ben.inRoom("Alpha")
-	members("ann", "ben")
+	members(alpha, "ann", "ben")
 
 	// Who was removed while the page was not there loads it anew.
 	ben.do(chromedp.Navigate("about:blank"))
-	p.must(200, "", "DELETE", "/rooms/"+codeOf(alpha)+"/members/ben", token, "")
-	ben.do(chromedp.Navigate(alpha))
+	p.must(200, "", "DELETE", "/rooms/"+codeOf(beta)+"/members/ben", token, "")
+	ben.do(chromedp.Navigate(beta))
 	ben.awaitText("#join-dialog .error", "not in this room any more")
 	ben.do(chromedp.Reload())
 	ben.awaitText("#join-dialog .error", "not in this room any more")
-	members("ann")
+	members(beta, "ann")
 	ben.click("#join-dialog [value=cancel]")
 	ben.awaitText("#no-room", "No room is open")
 
@@ -89,10 +89,10 @@ func TestPageJoinsOnlyWhoAsks(t *testing.T) {
 	ann.awaitText("#join-title", codeOf(alpha))
 	ann.do(chromedp.Reload())
 	ann.awaitText("#join-title", codeOf(alpha))
-	members("ann")
+	members(alpha, "ann", "ben")
 	ann.click("#join-dialog button.main") // the room is open to all who ask
 	ann.inRoom("Alpha")
-	members("ann", "mallory")
+	members(alpha, "ann", "ben", "mallory")
 	ann.do(chromedp.Reload())
 	ann.inRoom("Alpha")
 	ben.wantQuiet("WebSocket connection to")
@@ -311,7 +311,7 @@ func TestPageEndKeepsWhatWasWritten(t *testing.T) {
 	ben.inRoom("Beta")
 	ben.awaitText("#present-list", "ben")
 	// No answer comes to what is said: the session does not hear it.
-	eval[bool](ben, `((send) => (WebSocket.prototype.send = function (data) { if (!data.includes("body")) send.call(this, data); }, true))(WebSocket.prototype.send)`)
+	eval[bool](ben, `((send) => (WebSocket.prototype.send = function (data) { if (!data.includes('"body"')) send.call(this, data); }, true))(WebSocket.prototype.send)`)
 	ben.say("written while away")
 	ben.say("and this")
 	ben.fill("#message", "and more")
@@ -343,58 +343,6 @@ func TestPageEndKeepsWhatWasWritten(t *testing.T) {
 	if left := eval[string](ben, "Object.keys(localStorage).join()"); strings.Contains(left, "outbox") {
 		t.Errorf("the browser has %s", left)
 	}
-}
-
-// An answer that was lost is made up for: who registers again gets in, unless the name is somebody else's, and the dialog
-// of a room loads what it could not. "This user name is taken" was said of the own one.
-func TestPageAnswersLost(t *testing.T) {
-	t.Parallel()
-	p := startWatched(t)
-	b := startBrowser(t)
-	home := "http://" + p.addr + "/"
-	submit := func(one *page, name string) {
-		t.Helper()
-		one.clear("#user-name")
-		one.fill("#user-name", name)
-		one.clear("#password")
-		one.fill("#password", testPassword)
-		one.click("#sign-in-submit")
-	}
-	var ann *page
-	for i, path := range []string{"/register", "/login"} {
-		one := b.open("somebody", home)
-		one.click("#switch-mode")
-		_, lose := one.hold("POST", path)
-		name := fmt.Sprintf("ann%d", i)
-		submit(one, name)
-		one.await("window.held")
-		lose()
-		one.awaitText("#sign-in-error", "cannot be reached")
-		submit(one, name)
-		one.awaitText("#no-room", "No room is open")
-		one.wantQuiet("409 (Conflict)")
-		ann = one
-	}
-	carla := b.open("carla", home)
-	carla.click("#switch-mode")
-	submit(carla, "ann1")
-	carla.awaitText("#sign-in-error", "taken")
-	p.must(200, "", "POST", "/register", "", credentialsJSON("ben", "another password"))
-	_, lose := carla.hold("POST", "/register")
-	submit(carla, "ben") // for all that the page knows, it could be carla's then
-	carla.await("window.held")
-	lose()
-	carla.awaitText("#sign-in-error", "cannot be reached")
-	submit(carla, "ben")
-	carla.awaitText("#sign-in-error", "taken")
-
-	ann.createRoom("Alpha", "")
-	p.kill()
-	ann.click("#settings")
-	ann.awaitText("#settings-dialog .error", "cannot be reached")
-	p.start()
-	ann.awaitText("#members", "ann1")
-	ann.await("document.querySelector('#settings-dialog .error').innerText === ''")
 }
 
 // Each tab has what is being written in it, also when it is loaded anew, whatever is sent in another. There was one draft

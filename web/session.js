@@ -182,7 +182,6 @@ export class Session extends EventTarget {
       else this.#remove(room, error);
     });
     this.rooms.set(room.code, room);
-    this.store.entered(room.code);
     this.dispatchEvent(Object.assign(new Event("room-added"), { room }));
   }
 

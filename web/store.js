@@ -140,13 +140,9 @@ class MemberStore {
     return this.#store.codes(this.#key("read"));
   }
 
-  /** The codes of the rooms that the member is in no more, latest first. */
+  /** The codes of rooms that have ended for the member, latest first; who has joined one again is in the list of rooms. */
   get ended() {
     return this.#store.get(this.#key("ended"), []);
-  }
-
-  #setEnded(codes) {
-    this.#store.set(this.#key("ended"), codes.length ? codes.slice(0, 100) : null);
   }
 
   /** Forgets a room that is gone, but for that it was there; `withDraft`, for nobody comes back to it. */
@@ -154,12 +150,7 @@ class MemberStore {
     for (const kind of ["read", "outbox"]) this.#store.set(this.#key(kind, code), null);
     if (withDraft) for (const store of [this.#store, this.#store.tab]) store.set(this.#key("draft", code), null);
     this.#store.set(this.#key("recent"), this.recent.filter((other) => other !== code));
-    this.#setEnded([code, ...this.ended.filter((other) => other !== code)]);
-  }
-
-  /** Takes note that the member is in a room. */
-  entered(code) {
-    if (this.ended.includes(code)) this.#setEnded(this.ended.filter((other) => other !== code));
+    this.#store.set(this.#key("ended"), [code, ...this.ended.filter((other) => other !== code)].slice(0, 100));
   }
 
   /** Removes all that is kept of the member. */

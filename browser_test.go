@@ -64,12 +64,23 @@ type page struct {
 // open opens an address as somebody new.
 func (b *browser) open(name, url string) *page {
 	b.t.Helper()
-	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext())
-	b.t.Cleanup(cancel)
+	return newTab(b.t, b.ctx, name, url, chromedp.WithNewBrowserContext())
+}
+
+// openTab opens an address in one more tab of the same person.
+func (p *page) openTab(url string) *page {
+	p.t.Helper()
+	return newTab(p.t, p.ctx, p.name+"'s other tab", url)
+}
+
+func newTab(t *testing.T, parent context.Context, name, url string, opts ...chromedp.ContextOption) *page {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(parent, opts...)
+	t.Cleanup(cancel)
 	if err := chromedp.Do(ctx); err != nil { // the tab lives as long as the first context that it is used with
-		b.t.Fatal(err)
+		t.Fatal(err)
 	}
-	p := &page{t: b.t, ctx: ctx, name: name}
+	p := &page{t: t, ctx: ctx, name: name}
 	p.do(chromedp.EmulateViewport(1280, 800))
 	messages := make(chan string, 10_000)
 	console := chromedp.Console(ctx)

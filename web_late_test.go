@@ -189,3 +189,55 @@ func TestPageLateAnswers(t *testing.T) {
 	ann.wantQuiet("403 (Forbidden)") // the bans, when she was no owner any more
 	dora.wantQuiet("403 (Forbidden)", "404 (Not Found)")
 }
+
+// An answer that was lost is made up for: who registers again gets in, unless the name is somebody else's, and the dialog
+// of a room loads what it could not. "This user name is taken" was said of the own one.
+func TestPageAnswersLost(t *testing.T) {
+	t.Parallel()
+	p := startWatched(t)
+	b := startBrowser(t)
+	home := "http://" + p.addr + "/"
+	submit := func(one *page, name string) {
+		t.Helper()
+		one.clear("#user-name")
+		one.fill("#user-name", name)
+		one.clear("#password")
+		one.fill("#password", testPassword)
+		one.click("#sign-in-submit")
+	}
+	var ann *page
+	for i, path := range []string{"/register", "/login"} {
+		one := b.open("somebody", home)
+		one.click("#switch-mode")
+		_, lose := one.hold("POST", path)
+		name := fmt.Sprintf("ann%d", i)
+		submit(one, name)
+		one.await("window.held")
+		lose()
+		one.awaitText("#sign-in-error", "cannot be reached")
+		submit(one, name)
+		one.awaitText("#no-room", "No room is open")
+		one.wantQuiet("409 (Conflict)")
+		ann = one
+	}
+	carla := b.open("carla", home)
+	carla.click("#switch-mode")
+	submit(carla, "ann1")
+	carla.awaitText("#sign-in-error", "taken")
+	p.must(200, "", "POST", "/register", "", credentialsJSON("ben", "another password"))
+	_, lose := carla.hold("POST", "/register")
+	submit(carla, "ben") // for all that the page knows, it could be carla's then
+	carla.await("window.held")
+	lose()
+	carla.awaitText("#sign-in-error", "cannot be reached")
+	submit(carla, "ben")
+	carla.awaitText("#sign-in-error", "taken")
+
+	ann.createRoom("Alpha", "")
+	p.kill()
+	ann.click("#settings")
+	ann.awaitText("#settings-dialog .error", "cannot be reached")
+	p.start()
+	ann.awaitText("#members", "ann1")
+	ann.await("document.querySelector('#settings-dialog .error').innerText === ''")
+}

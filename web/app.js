@@ -5,7 +5,7 @@ import { Store, storageArea } from "./store.js";
 
 /** Shows the chat to who is logged in, and the screen to log in to everybody else. */
 class App {
-  #store = new Store(storageArea());
+  #store = new Store(storageArea("localStorage"), new Store(storageArea("sessionStorage")));
   #signIn = new SignIn(document.getElementById("sign-in"), (account) => this.#enter(account));
   #chat = null;
   #token = null; // of the account that is shown
@@ -16,7 +16,10 @@ class App {
     addEventListener("hashchange", () => this.#signIn.invite(codeInAddress()));
     const { account } = this.#store;
     if (account) this.#open(account);
-    else this.#close("");
+    else {
+      this.#store.tab.removeAll("");
+      this.#close("");
+    }
   }
 
   #enter(account) {
@@ -54,8 +57,10 @@ class App {
 
   #changedElsewhere(account) {
     if ((account?.token ?? null) === this.#token) return;
+    const other = account?.userName !== this.#userName;
+    if (other) this.#store.tab.removeAll("");
     if (account) {
-      if (account.userName !== this.#userName) setAddress(""); // the room here is the other one's, who may not be in it
+      if (other) setAddress(""); // the room here is the other one's, who may not be in it
       this.#open(account);
     } else {
       this.#close("You have logged out in another tab.");

@@ -1,5 +1,4 @@
-import { AccountDialog } from "./account.js";
-import { codeInAddress, codeOf, setAddress } from "./address.js";
+import { claimStep, codeInAddress, codeOf, setAddress, stepOfAnother } from "./address.js";
 import { Composer } from "./composer.js";
 import { dayOf } from "./dates.js";
 import { Ask, FormDialog, copyField, deleteQuestion } from "./dialogs.js";
@@ -24,6 +23,7 @@ const touch = matchMedia("(pointer: coarse)");
 export class Chat {
   #session;
   #onLeave;
+  #onToken;
   #sidebar = new Sidebar(find("room-list"));
   #presentRows = new Rows(find("present-list"));
   #timeline;
@@ -33,6 +33,8 @@ export class Chat {
   #render = oncePerFrame(() => this.#draw());
   #bannerTimer = 0;
   #wasOpen = new WeakSet(); // rooms that have had a session
+  #invited = null; // the room that the invitation is to
+  #loggingOut = false; // a question is asked about that
   #routes = 0; // tells the last way to where the address says from those that were given up
   #day = dayOf(Date.now());
   #clock = setInterval(() => this.#tick(), 30_000);
@@ -40,25 +42,14 @@ export class Chat {
   constructor(account, store, onLeave, onToken) {
     this.#session = new Session(account, store);
     this.#onLeave = onLeave;
+    this.#onToken = onToken;
     for (const name of ["create", "join"]) {
       this.#dialogs[name] = new FormDialog(find(`${name}-dialog`));
     }
     const ask = new Ask(find("ask-dialog"));
     const { signal } = this.#listening;
     const settings = new RoomSettings(find("settings-dialog"), this.#session, ask, (room) => this.#roomLeft(room), signal);
-    const own = new AccountDialog(find("account-dialog"), this.#session, ask, {
-      onToken: (token) => {
-        onToken(token);
-        notify("Your password is changed. Everywhere else you are logged out.");
-      },
-      onDeleted: () => {
-        this.#session.store.removeAll();
-        setAddress("");
-        onLeave("Your account is deleted.");
-      },
-      onAdmin: () => this.#openAdmin(),
-    }, signal);
-    Object.assign(this.#dialogs, { ask, settings, account: own });
+    Object.assign(this.#dialogs, { ask, settings });
     this.#timeline = new Timeline(find("timeline"), find("messages"), {
       onEdit: (message) => {
         this.#session.current.discard(message);
@@ -122,7 +113,11 @@ export class Chat {
     on(this.#session, "room-added", ({ room }) => {
       on(room, "arrived", ({ messages }) => this.#arrived(room, messages));
     });
-    on(this.#session, "room-gone", ({ room, error }) => this.#roomGone(room, error));
+    on(this.#session, "room-gone", (event) => {
+      notify(goneText(event), [...event.unsent, event.draft].filter(Boolean).join("\n\n"));
+      this.#closeDialogs(event.room);
+      this.#roomLeft(event.room);
+    });
     on(this.#session, "logged-out", ({ error }) => this.#onLeave(loggedOutText(error)));
 
     on(window, "hashchange", () => this.#route());
@@ -136,14 +131,17 @@ export class Chat {
       this.#comeBack();
       this.#timeline.update();
     });
-    on(window, "storage", () => this.#session.current?.readElsewhere());
+    on(window, "storage", () => {
+      this.#session.takeOver();
+      this.#render();
+    });
 
     for (const id of ["create-room", "create-room-empty"]) click(id, () => this.#createRoom());
     for (const id of ["join-room", "join-room-empty"]) click(id, () => this.#joinRoom("", ""));
     for (const id of ["invite", "invite-start"]) click(id, () => this.#invite());
     click("delete-room", () => this.#deleteRoom());
     click("settings", () => this.#dialogs.settings.open(this.#session.current));
-    click("me", () => this.#dialogs.account.open());
+    click("me", () => this.#openAccount());
     click("log-out", () => this.#logOut());
     click("jump", () => {
       this.#session.current.showEnd();
@@ -166,10 +164,15 @@ export class Chat {
       setText(find("invite-copied"), copied ? "Copied." : "Press Ctrl+C (or ⌘C) to copy the link.");
     });
     click("close-invite", () => find("invite-dialog").close());
+    click("copy-unsent", async () => {
+      const copied = await copyField(find("unsent"));
+      setText(find("copy-unsent"), copied ? "Copied" : "Press Ctrl+C (or ⌘C)");
+    });
     click("close-notice", () => notify(""));
   }
 
   #comeBack() {
+    this.#session.takeOver(); // a page that was put away is not told of it
     this.#session.hurry();
     this.#render();
   }
@@ -190,22 +193,30 @@ export class Chat {
     const room = code && this.#session.find(code);
     if (room || !code) {
       if (find("join-dialog").dataset.invited === "true") this.#dialogs.join.close(); // not one that was just opened by hand
+      if (room) claimStep(this.#session.userName);
       this.#open(room || null);
       return;
     }
     this.#open(null);
     const left = () => route !== this.#routes || codeInAddress() !== code || this.#listening.signal.aborted;
-    try {
-      // A room without a password is entered at once; a member too, of a room that the list does not have yet.
-      await this.#session.join(code, "");
-    } catch (error) {
-      if (left()) return;
-      const denied = error.code === "ROOM_ACCESS_DENIED";
-      const joined = await this.#joinRoom(code, denied ? "" : error.message);
-      if (!joined && !left()) {
-        setAddress("");
-        this.#focusRooms();
+    // Nobody is to become a member again, or a member of somebody else's room, by the Back key or by loading the page anew.
+    const { userName, store } = this.#session;
+    const ended = store.ended.some((other) => other.toUpperCase() === code);
+    let mistake = ended ? "You are not in this room any more." : "";
+    let ask = ended || stepOfAnother(userName);
+    if (!ask) {
+      try {
+        // A room without a password is entered at once; a member too, of a room that the list does not have yet.
+        await this.#session.join(code, "");
+      } catch (error) {
+        ask = true;
+        if (error.code !== "ROOM_ACCESS_DENIED") mistake = error.message;
       }
+      if (left()) return;
+    }
+    if (ask && !(await this.#joinRoom(code, mistake)) && !left()) {
+      setAddress("");
+      this.#focusRooms();
     }
     if (!left()) this.#route();
   }
@@ -214,6 +225,7 @@ export class Chat {
     const before = this.#session.current;
     this.#session.select(room);
     if (room !== before) {
+      if (before) this.#closeDialogs(before);
       this.#showPresent(false);
       setText(find("announcer"), "");
     }
@@ -255,7 +267,7 @@ export class Chat {
   }
 
   #invite() {
-    const { code, name } = this.#session.current;
+    const { code, name } = (this.#invited = this.#session.current);
     setText(find("invite-title"), `Invite to ${name}`);
     setText(find("invite-copied"), "");
     find("invite-link").value = new URL(`/#${code}`, location.href).href;
@@ -265,29 +277,49 @@ export class Chat {
 
   async #deleteRoom() {
     const room = this.#session.current;
-    const deleted = await this.#dialogs.ask.ask(deleteQuestion(room.name), () => this.#session.delete(room));
-    if (deleted) this.#roomLeft(room);
+    await this.#dialogs.ask.ask(deleteQuestion(room.name, room), async () => {
+      await this.#session.delete(room);
+      this.#roomLeft(room);
+    });
   }
 
-  // Few are ADMINs: it is loaded when one asks for it.
-  async #openAdmin() {
+  #openAccount() {
+    const handlers = {
+      onToken: (token) => {
+        this.#onToken(token);
+        notify("Your password is changed. Everywhere else you are logged out.");
+      },
+      onDeleted: () => {
+        this.#session.store.removeAll();
+        setAddress("");
+        this.#onLeave("Your account is deleted.");
+      },
+      onAdmin: () => this.#openLoaded("admin", ({ AdminDialog }, dialog) => new AdminDialog(dialog, this.#session, this.#dialogs.ask)),
+    };
+    this.#openLoaded(
+      "account",
+      ({ AccountDialog }, dialog) => new AccountDialog(dialog, this.#session, this.#dialogs.ask, handlers, this.#listening.signal),
+    );
+  }
+
+  // Opens a dialog that is seldom asked for: only then it is loaded.
+  async #openLoaded(name, make) {
     const { signal } = this.#listening;
     try {
-      const { AdminDialog } = await import("./admin.js");
+      const module = await import(`./${name}.js`);
       if (signal.aborted) return; // logged out meanwhile
-      this.#dialogs.admin ??= new AdminDialog(find("admin-dialog"), this.#session, this.#dialogs.ask);
-      this.#dialogs.admin.open();
+      this.#dialogs[name] ??= make(module, find(`${name}-dialog`));
+      this.#dialogs[name].open();
     } catch {
       if (!signal.aborted) notify("The server does not answer. Try again in a moment.");
     }
   }
 
-  #roomGone(room, error) {
-    notify(goneText(room, error));
-    if (room === this.#session.current) this.#dialogs.ask.close();
+  // No dialog of a room stays when it is not the one that is shown.
+  #closeDialogs(room) {
+    this.#dialogs.ask.closeOf(room);
     this.#dialogs.settings.close(room);
-    find("invite-dialog").close();
-    this.#roomLeft(room);
+    if (this.#invited === room) find("invite-dialog").close();
   }
 
   #roomLeft(room) {
@@ -303,11 +335,13 @@ export class Chat {
   }
 
   async #logOut() {
-    const unsent = this.#session.pending;
-    if (unsent) {
-      const messages = unsent === 1 ? "One message has" : `${unsent} messages have`;
-      const text = `${messages} not been sent yet, and would be lost.`;
-      if (!(await this.#dialogs.ask.ask({ title: "Log out?", text, confirm: "Log out", danger: true }, async () => {}))) return;
+    const { pending } = this.#session;
+    if (pending) {
+      this.#loggingOut = true;
+      const question = { title: "Log out?", text: pendingText(pending), confirm: "Log out", danger: true };
+      const confirmed = await this.#dialogs.ask.ask(question, async () => {});
+      this.#loggingOut = false;
+      if (!confirmed) return;
     }
     this.#session.store.removeWriting();
     setAddress("");
@@ -340,6 +374,7 @@ export class Chat {
     this.#timeline.update();
     this.#composer.show(current);
     this.#updateBanner();
+    if (this.#loggingOut) this.#dialogs.ask.say(pendingText(this.#session.pending));
     document.title = `${unread ? `(${unread}) ` : ""}${current ? `${current.name} – ` : ""}GRPCChatter`;
   }
 
@@ -400,8 +435,17 @@ export class Chat {
   }
 }
 
-function notify(text) {
+// Shows a sentence, and a text to copy, which the next notice leaves there.
+function notify(text, unsent = "") {
+  const kept = find("unsent").value;
+  if (text && kept) {
+    text = `${find("notice-text").textContent} ${text}`;
+    unsent = [kept, unsent].filter(Boolean).join("\n\n");
+  }
   setText(find("notice-text"), text);
+  find("unsent").value = unsent;
+  find("unsent").hidden = find("copy-unsent").hidden = !unsent;
+  setText(find("copy-unsent"), unsent && "Copy");
   find("notice").hidden = !text;
 }
 
@@ -442,10 +486,18 @@ function awayText(room) {
   }
 }
 
-function goneText({ name }, error) {
-  if (error?.code === "ROOM_DELETED") return `The room “${name}” was deleted, and all its messages with it.`;
-  if (error?.message) return `“${name}”: ${error.message}`;
-  return `The room “${name}” is gone: it was deleted, or you are no longer a member of it.`;
+function pendingText(n) {
+  if (!n) return "Everything has been sent meanwhile.";
+  return `${n === 1 ? "One message has" : `${n} messages have`} not been sent yet, and would be lost.`;
+}
+
+function goneText({ room: { name }, error, unsent, draft }) {
+  let text = `The room “${name}” is gone: it was deleted, or you are no longer a member of it.`;
+  if (error?.code === "ROOM_DELETED") text = `The room “${name}” was deleted, and all its messages with it.`;
+  else if (error?.message) text = `“${name}”: ${error.message}`;
+  const n = unsent.length;
+  if (n) return `${text} ${n === 1 ? "One message was" : `${n} messages were`} not sent.`;
+  return draft ? `${text} What you were writing was not sent.` : text;
 }
 
 function loggedOutText(error) {

@@ -71,6 +71,7 @@ export class FormDialog {
 /** A FormDialog for whatever is to be asked: its form has a `#ask-text`, an empty `#ask-fields` and a `#ask-confirm`. */
 export class Ask extends FormDialog {
   #part;
+  #room = null;
 
   constructor(dialog) {
     super(dialog);
@@ -79,10 +80,12 @@ export class Ask extends FormDialog {
 
   /**
    * Asks a question: `title`, `text`, the `confirm` button's text, whether there is `danger`, and `fields`, each with
-   * `name`, `label`, and what else an <input> may have. `submit` and the result are those of FormDialog.open.
+   * `name`, `label`, and what else an <input> may have, and the `room` that it is about, if it is. `submit` and the result
+   * are those of FormDialog.open.
    */
-  ask({ title, text = "", confirm, danger = false, fields = [] }, submit) {
+  ask({ title, text = "", confirm, danger = false, fields = [], room = null }, submit) {
     this.close();
+    this.#room = room;
     setText(this.#part("title"), title);
     setText(this.#part("text"), text);
     setText(this.#part("confirm"), confirm);
@@ -94,6 +97,16 @@ export class Ask extends FormDialog {
       ]),
     );
     return this.open(Object.fromEntries(fields.map(({ name, value = "" }) => [name, value])), submit);
+  }
+
+  /** Closes the dialog if its question is about a room. */
+  closeOf(room) {
+    if (room === this.#room) this.close();
+  }
+
+  /** Makes the question's text another one. */
+  say(text) {
+    setText(this.#part("text"), text);
   }
 }
 
@@ -109,7 +122,7 @@ export async function copyField(field) {
 }
 
 /** What is asked before a room is deleted. */
-export function deleteQuestion(name) {
+export function deleteQuestion(name, room) {
   const text = "The room and all its messages are deleted, for everybody and for good.";
-  return { title: `Delete “${name}”?`, text, confirm: "Delete room", danger: true };
+  return { title: `Delete “${name}”?`, text, confirm: "Delete room", danger: true, room };
 }

@@ -43,6 +43,7 @@ export class Room extends EventTarget {
   #joined = false; // or tried to: the list that told of the room may be old
   #cursor;
   #connection;
+  #kept = new WeakSet(); // of the outbox, what is stored unless a tab has taken it away
   #shown = false; // to the user: presence and typing matter
   #moves = null; // while those present are asked for: who has come (true) or left (false) since, by name
   #typing = new Map(); // user name → timer
@@ -62,6 +63,7 @@ export class Room extends EventTarget {
     // Past the end is what was read of messages that a restore has taken back.
     if (this.readSeq === null || this.readSeq > this.#cursor) this.#setRead(this.#cursor);
     this.outbox = store.outbox(this.code).map((written) => new Message({ seq: null, state: "pending", ...written }));
+    for (const message of this.outbox) this.#kept.add(message);
     this.#connection = new Connection({
       token: (refused) => this.#roomToken(refused),
       cursor: () => this.#cursor,
@@ -182,9 +184,15 @@ export class Room extends EventTarget {
     this.#changed();
   }
 
-  /** Takes over a read position of another tab. */
-  readElsewhere() {
+  /** Takes over what another tab has read, and the rejected messages that it has discarded. */
+  takeOver() {
     this.read(this.#store.readSeq(this.code) ?? 0);
+    if (!this.outbox.length) return;
+    const stored = new Set(this.#store.outbox(this.code).map(({ id }) => id));
+    const left = this.outbox.filter((message) => message.state !== "rejected" || stored.has(message.id) || !this.#kept.has(message));
+    if (left.length === this.outbox.length) return;
+    this.outbox = left;
+    this.#changed();
   }
 
   #setRead(seq) {
@@ -217,8 +225,9 @@ export class Room extends EventTarget {
     this.#connection.send({ typing: true });
   }
 
-  #keep({ id, userName, body, at, state, reason }) {
-    this.#store.keep(this.code, { id, userName, body, at, state, reason });
+  #keep(message) {
+    const { id, userName, body, at, state, reason } = message;
+    if (this.#store.keep(this.code, { id, userName, body, at, state, reason })) this.#kept.add(message);
   }
 
   #settle(message) {

@@ -9,8 +9,9 @@ const firstRetry = 1_000; // ms
 /**
  * The rooms of the user who is logged in.
  *
- * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`, and `error` if
- * it is known) when a room was deleted or the user is no member any more, "logged-out" (with `error`) when the server does not take the user token any more.
+ * Events: "change" after anything that can be seen, "room-added" (with `room`), "room-gone" (with `room`, `error` if it
+ * is known, `unsent`, the texts of messages, and `draft`) when a room was deleted or the user is no member any more,
+ * "logged-out" (with `error`) when the server does not take the user token any more.
  */
 export class Session extends EventTarget {
   /** By code. */
@@ -66,10 +67,10 @@ export class Session extends EventTarget {
     return unread;
   }
 
+  /** How many messages are not sent yet, those of the user's other tabs too. */
   get pending() {
-    let pending = 0;
-    for (const room of this.rooms.values()) pending += room.outbox.length;
-    return pending;
+    const messages = [this.store.written, ...[...this.rooms.values()].map(({ outbox }) => outbox)].flat();
+    return new Set(messages.map(({ id }) => id)).size;
   }
 
   /** The room with a code in any case, or undefined. */
@@ -111,6 +112,7 @@ export class Session extends EventTarget {
     if (this.#stopped) return;
     clearTimeout(this.#timer);
     let wait = pollEvery;
+    const known = this.loaded ? [] : this.store.known;
     try {
       const [listed, account] = await Promise.all([
         api.listRooms(this.#token),
@@ -119,6 +121,13 @@ export class Session extends EventTarget {
       if (this.#stopped) return;
       if (account) this.admin = account.role === "ADMIN";
       this.#list(listed);
+      for (const code of known) {
+        if (this.find(code)) continue;
+        // It has ended while the page was not there, which is told if something was written.
+        const room = { code, name: code, outbox: [] };
+        const written = this.#forget(room);
+        if (written.unsent.length || written.draft) this.#tellEnd({ room, ...written });
+      }
       this.unreachable = false;
       this.#tries = 0;
     } catch (error) {
@@ -194,9 +203,22 @@ export class Session extends EventTarget {
   #remove(room, error) {
     if (!this.rooms.delete(room.code)) return;
     room.disconnect();
-    this.store.forget(room.code);
-    if (!this.#gone.has(room.code)) this.dispatchEvent(Object.assign(new Event("room-gone"), { room, error }));
+    const own = this.#gone.has(room.code);
+    const written = this.#forget(room, own || error?.code === "ROOM_DELETED");
+    if (!own) this.#tellEnd({ room, error, ...written });
     this.#changed();
+  }
+
+  // Forgets a room, and returns what was written there and not sent. The draft is kept for who may come back.
+  #forget({ code, outbox }, withDraft) {
+    const messages = new Map([...this.store.outbox(code), ...outbox].map(({ id, body }) => [id, body]));
+    const draft = this.store.draft(code).trim();
+    this.store.forget(code, withDraft);
+    return { unsent: [...messages.values()], draft };
+  }
+
+  #tellEnd(end) {
+    this.dispatchEvent(Object.assign(new Event("room-gone"), end));
   }
 
   #logOut(error) {
@@ -288,6 +310,11 @@ export class Session extends EventTarget {
       if (error.tokenRefused) this.#logOut(error);
       throw error;
     }
+  }
+
+  /** Takes over what other tabs of the user have done. */
+  takeOver() {
+    for (const room of this.rooms.values()) room.takeOver();
   }
 
   /** Tries at once to come back: the browser gave a sign that it may work. */

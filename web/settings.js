@@ -1,6 +1,7 @@
 import * as api from "./api.js";
 import { Rows, button, el, keepFocus, setText } from "./dom.js";
 
+const retryAfter = 2_500; // ms until members that could not be loaded are asked for again
 const mostListed = 200; // members, of those that the search finds
 
 /**
@@ -85,6 +86,7 @@ export class RoomSettings {
       this.#bans = bans;
     } catch (failed) {
       error = failed.message;
+      if (!failed.status || failed.status >= 429) setTimeout(() => late() || this.#load(), retryAfter);
     }
     if (late()) return;
     setText(this.#find(".error"), error);
@@ -110,7 +112,7 @@ export class RoomSettings {
     });
     this.#banRows.show(this.#bans, () =>
       this.#bans.map(({ user_name }) =>
-        row(user_name, "", button("Unban", () => this.#do(() => this.#set(api.setBan, user_name, false)), `Unban ${user_name}`)),
+        row(user_name, "", button("Unban", () => this.#do(() => this.#set(this.#room, api.setBan, user_name, false)), `Unban ${user_name}`)),
       ),
     );
     setText(this.#find("#no-bans"), this.#bans.length ? "" : "Nobody is banned.");
@@ -140,24 +142,22 @@ export class RoomSettings {
     await this.#load();
   }
 
-  #set(call, ...parameters) {
-    return this.#session.asUser((token) => call(token, this.#room.code, ...parameters));
+  #set(room, call, ...parameters) {
+    return this.#session.asUser((token) => call(token, room.code, ...parameters));
   }
 
-  #change(change) {
-    return this.#session.change(this.#room, change);
-  }
-
+  // Asks about the room; `submit` is called with it and the values, for the dialog may show none any more by then.
   async #question(question, submit) {
-    if (await this.#ask.ask(question, submit)) await this.#load();
+    const room = this.#room;
+    if (await this.#ask.ask({ ...question, room }, (values) => submit(room, values))) await this.#load();
   }
 
   #rename() {
     this.#question(
       { title: "Rename the room", confirm: "Rename", fields: [{ name: "name", label: "Name", maxLength: 64, value: this.#room.name }] },
-      async ({ name }) => {
+      async (room, { name }) => {
         if (!name.trim()) throw new Error("Give the room a name.");
-        await this.#change({ room_name: name.trim() });
+        await this.#session.change(room, { room_name: name.trim() });
       },
     );
   }
@@ -170,7 +170,7 @@ export class RoomSettings {
         confirm: "Set password",
         fields: [{ name: "password", label: "Password", hint: "empty: none", maxLength: 256 }],
       },
-      ({ password }) => this.#change({ room_password: password }),
+      (room, { password }) => this.#session.change(room, { room_password: password }),
     );
   }
 
@@ -182,43 +182,42 @@ export class RoomSettings {
         confirm: "Hand over",
         danger: true,
       },
-      () => this.#change({ owner: name }),
+      (room) => this.#session.change(room, { owner: name }),
     );
   }
 
   #remove(name) {
     this.#question(
       { title: `Remove ${name}?`, text: "Who knows the room's password, if it has one, can join again: ban who is to stay out.", confirm: "Remove", danger: true },
-      () => this.#set(api.removeMember, name),
+      (room) => this.#set(room, api.removeMember, name),
     );
   }
 
   #ban(name) {
     this.#question(
       { title: `Ban ${name}?`, text: "They are removed, and cannot come back until you unban them. What they wrote stays.", confirm: "Ban", danger: true },
-      () => this.#set(api.setBan, name, true),
+      (room) => this.#set(room, api.setBan, name, true),
     );
   }
 
   #banByName() {
     this.#question(
       { title: "Ban somebody", text: "Also who is no member, so as never to become one.", confirm: "Ban", danger: true, fields: [{ name: "name", label: "User name" }] },
-      ({ name }) => {
+      (room, { name }) => {
         if (!name.trim()) throw new Error("Enter a user name.");
-        return this.#set(api.setBan, name.trim(), true);
+        return this.#set(room, api.setBan, name.trim(), true);
       },
     );
   }
 
   async #leave() {
     const room = this.#room;
-    const left = await this.#ask.ask(
-      { title: `Leave “${room.name}”?`, text: "You get none of its messages any more. To come back, you need its link and its password.", confirm: "Leave room", danger: true },
-      () => this.#session.leave(room),
-    );
-    if (!left) return;
-    this.close(room);
-    this.#onLeft(room);
+    const text = "You get none of its messages any more. To come back, you need its link and its password.";
+    await this.#ask.ask({ title: `Leave “${room.name}”?`, text, confirm: "Leave room", danger: true, room }, async () => {
+      await this.#session.leave(room);
+      this.close(room);
+      this.#onLeft(room);
+    });
   }
 }
 

@@ -18,6 +18,7 @@ export class SignIn {
   #form;
   #error;
   #registering = false;
+  #tried = ""; // the name that a try to register may have taken
   #onAccount;
 
   constructor(screen, onAccount) {
@@ -38,6 +39,7 @@ export class SignIn {
   /** Shows the screen, with a sentence on why the person is here again, or else the code of the room invited to. */
   show(reason, code) {
     this.#screen.hidden = false;
+    this.#tried = "";
     this.#form.reset();
     this.#mode(false);
     setText(this.#screen.querySelector("#sign-in-reason"), reason);
@@ -80,12 +82,31 @@ export class SignIn {
     }
     this.#form.ariaBusy = "true";
     try {
-      if (this.#registering) await api.register(userName, password);
-      this.#onAccount({ token: await api.login(userName, password, this.earlier), userName });
+      this.#onAccount({ token: await this.#token(userName, password), userName });
     } catch (error) {
       setText(this.#error, error.message);
     } finally {
       this.#form.ariaBusy = null;
+    }
+  }
+
+  // A name that is taken may be so by an earlier try, whose answer was lost: then the password is right.
+  async #token(userName, password) {
+    let taken = null;
+    if (this.#registering) {
+      try {
+        await api.register(userName, password);
+        this.#tried = userName;
+      } catch (error) {
+        if (error.code === "UNREACHABLE") this.#tried = userName;
+        if (error.code !== "NAME_TAKEN" || userName !== this.#tried) throw error;
+        taken = error;
+      }
+    }
+    try {
+      return await api.login(userName, password, this.earlier);
+    } catch (error) {
+      throw taken && error.code === "INVALID_CREDENTIALS" ? taken : error;
     }
   }
 

@@ -1,5 +1,5 @@
 /**
- * What this browser keeps, in localStorage, or for as long as the page lives where that is not allowed.
+ * What this browser keeps, in localStorage or sessionStorage, or for as long as the page lives where that is not allowed.
  *
  * The user token is kept here, so that an invitation link or a new tab is logged in at once. It is valid for the
  * server's TOKEN_DURATION; logging out removes it. Only our own script could read it: the page's
@@ -9,9 +9,12 @@
  */
 export class Store {
   #area;
+  /** What only this tab keeps, for as long as it is open: another Store. */
+  tab;
 
-  constructor(area) {
+  constructor(area, tab) {
     this.#area = area;
+    this.tab = tab;
   }
 
   /** Who is logged in: `{ token, userName }`, or null. */
@@ -42,21 +45,25 @@ export class Store {
     }
   }
 
-  /** Keeps a value; null and undefined remove it. */
+  /** Keeps a value, and tells whether that has worked; null and undefined remove it. */
   set(key, value) {
     try {
       if (value == null) this.#area.removeItem(prefix + key);
       else this.#area.setItem(prefix + key, JSON.stringify(value));
+      return true;
     } catch {
-      // The area is full: a draft is not kept then, and everything else goes on.
+      return false; // the area is full: a draft is not kept then, and everything else goes on
     }
+  }
+
+  /** What follows in the keys that begin so. */
+  codes(beginning) {
+    return Object.keys(this.#area).filter((key) => key.startsWith(prefix + beginning)).map((key) => key.slice((prefix + beginning).length));
   }
 
   /** Removes every key that begins so. */
   removeAll(beginning) {
-    for (const key of Object.keys(this.#area)) {
-      if (key.startsWith(prefix + beginning)) this.#area.removeItem(key);
-    }
+    for (const code of this.codes(beginning)) this.set(beginning + code, null);
   }
 }
 
@@ -85,12 +92,17 @@ class MemberStore {
     this.#store.set(this.#key("read", code), seq);
   }
 
+  /** What is being written in this tab, or else what was written last in any. */
   draft(code) {
-    return this.#store.get(this.#key("draft", code), "");
+    const key = this.#key("draft", code);
+    return this.#store.tab.get(key, null) ?? this.#store.get(key, "");
   }
 
   setDraft(code, text) {
-    this.#store.set(this.#key("draft", code), text || null);
+    const key = this.#key("draft", code);
+    // What is sent here takes nothing away that is being written elsewhere.
+    if (text || this.#store.get(key, "") === this.draft(code)) this.#store.set(key, text || null);
+    this.#store.tab.set(key, text);
   }
 
   /** The messages to send in a room, oldest first: they outlive a reload and a log-in that has run out. */
@@ -98,10 +110,15 @@ class MemberStore {
     return this.#store.get(this.#key("outbox", code), []);
   }
 
-  /** Adds a message to the outbox, or replaces the one with its id. Reads anew: other tabs write here too. */
+  /** The messages to send in all rooms. */
+  get written() {
+    return this.#store.codes(this.#key("outbox")).flatMap((code) => this.outbox(code));
+  }
+
+  /** Adds a message to the outbox, or replaces the one with its id. Reads anew: other tabs write here too. Tells whether it is kept. */
   keep(code, message) {
     const others = this.outbox(code).filter(({ id }) => id !== message.id);
-    this.#store.set(this.#key("outbox", code), [...others, message]);
+    return this.#store.set(this.#key("outbox", code), [...others, message]);
   }
 
   drop(code, id) {
@@ -118,29 +135,43 @@ class MemberStore {
     this.#store.set(this.#key("recent"), [code, ...this.recent.filter((other) => other !== code)].slice(0, 100));
   }
 
-  /** Forgets a room that is gone. */
-  forget(code) {
-    for (const kind of ["read", "draft", "outbox"]) this.#store.set(this.#key(kind, code), null);
+  /** The codes of the rooms that this browser has shown, and has not been told the end of. */
+  get known() {
+    return this.#store.codes(this.#key("read"));
+  }
+
+  /** The codes of rooms that have ended for the member, latest first; who has joined one again is in the list of rooms. */
+  get ended() {
+    return this.#store.get(this.#key("ended"), []);
+  }
+
+  /** Forgets a room that is gone, but for that it was there; `withDraft`, for nobody comes back to it. */
+  forget(code, withDraft) {
+    for (const kind of ["read", "outbox"]) this.#store.set(this.#key(kind, code), null);
+    if (withDraft) for (const store of [this.#store, this.#store.tab]) store.set(this.#key("draft", code), null);
     this.#store.set(this.#key("recent"), this.recent.filter((other) => other !== code));
+    this.#store.set(this.#key("ended"), [code, ...this.ended.filter((other) => other !== code)].slice(0, 100));
   }
 
   /** Removes all that is kept of the member. */
   removeAll() {
-    for (const kind of ["read", "draft", "outbox", "recent"]) this.#store.removeAll(this.#key(kind));
+    for (const kind of ["read", "recent", "ended"]) this.#store.removeAll(this.#key(kind));
+    this.removeWriting();
   }
 
   /** Removes what the member wrote, so that nobody finds it here after a log-out. */
   removeWriting() {
+    this.#store.tab.removeAll("");
     this.#store.removeAll(this.#key("draft"));
     this.#store.removeAll(this.#key("outbox"));
   }
 }
 
-/** localStorage, or a stand-in where the browser forbids it. */
-export function storageArea() {
+/** localStorage or sessionStorage, or a stand-in where the browser forbids it. */
+export function storageArea(name) {
   try {
-    localStorage.getItem(prefix);
-    return localStorage;
+    window[name].getItem(prefix);
+    return window[name];
   } catch {
     return new PageStorage();
   }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -295,7 +296,7 @@ func TestScrollHolds(t *testing.T) {
 		a.pane().up(1 + random.IntN(60))
 		for range 20 {
 			before := visible()
-			switch random.IntN(5) {
+			switch random.IntN(6) {
 			case 0:
 				r.add(client.Message{Seq: r.last + 1, UserName: "bob", Body: "new", SentAt: time.Unix(2e9, 0)}, false, false)
 			case 1:
@@ -316,6 +317,14 @@ func TestScrollHolds(t *testing.T) {
 			case 4:
 				a.pane().down(random.IntN(10))
 				before = visible()
+			case 5:
+				if len(r.pending) > 0 {
+					r.add(client.Message{Seq: r.last + 1, UserName: "ann", Body: "pending", SentAt: time.Unix(2e9, 0)}, true, false)
+					before = visible() // it is shown otherwise than before
+				}
+			}
+			if r.scroll.item >= a.pane().len() {
+				t.Fatalf("seed %d: it is held at item %d of %d", seed, r.scroll.item, a.pane().len())
 			}
 			after := visible()
 			if !r.scroll.held {
@@ -344,6 +353,62 @@ func TestMentions(t *testing.T) {
 	}
 	if mentions("anything", "") {
 		t.Error("nobody is mentioned")
+	}
+}
+
+// A message at the lower edge stays there when it is stored: the view jumped to the end, and then followed it while it said that
+// it did not. Where nothing is hidden any more, it follows.
+func TestScrollPending(t *testing.T) {
+	const body = "line1\nline2\nline3\nline4\nline5\nline6"
+	mine := func(seq uint64, body string) client.Message {
+		return client.Message{Seq: seq, UserName: "ann", Body: body, SentAt: time.Unix(2e9, 0)}
+	}
+	theirs := client.Message{Seq: 31, UserName: "bob", Body: "new", SentAt: time.Unix(2e9, 0)}
+	for _, test := range []struct {
+		name       string
+		do         func(r *room, it *item)
+		last       string // the row that stands last
+		held, more bool
+		fresh      int
+	}{
+		{"stored", func(r *room, it *item) { r.add(mine(31, body), true, false) }, "line3", true, false, 0},
+		{"confirmed, then stored", func(r *room, it *item) { r.confirmed(it, 31); r.add(mine(31, body), true, false) }, "line3", true, false, 0},
+		{"stored behind another", func(r *room, it *item) { r.add(theirs, false, false); r.add(mine(32, body), true, false) }, "line3", true, false, 1},
+		{"stored before another own one", func(r *room, it *item) { r.add(mine(31, body), true, false) }, "line3", true, true, 0},
+		{"with the history", func(r *room, it *item) {
+			r.items, r.oldest, r.last = nil, 0, 0
+			r.scroll.item = 0
+			r.confirmed(it, 31)
+			r.prepend([]client.Message{mine(30, "thirty"), mine(31, body)}, 0, "ann")
+		}, "line3", true, false, 0},
+		{"not stored", func(r *room, it *item) { r.forget(it) }, "30", false, false, 0},
+		{"not stored, before another own one", func(r *room, it *item) { r.forget(it) }, "30", true, true, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := chatting(t, 60, 14, 0)
+			r := a.here
+			for i := range 30 {
+				r.add(mine(uint64(i+1), fmt.Sprint(i+1)), true, false)
+			}
+			a.say(body)
+			it := r.pending[0]
+			if test.more {
+				a.say("another")
+			}
+			rows := 3
+			if test.more {
+				rows++
+			}
+			a.pane().up(rows)
+			test.do(r, it)
+			shown, _ := a.pane().visible()
+			if last := ansi.Strip(shown[len(shown)-1]); !strings.HasSuffix(last, test.last) {
+				t.Errorf("what stands last is %q, want %q", last, test.last)
+			}
+			if s := r.scroll; s.held != test.held || s.fresh != test.fresh || s.item >= a.pane().len() {
+				t.Errorf("it is held: %v, with %d new, at item %d of %d", s.held, s.fresh, s.item, a.pane().len())
+			}
+		})
 	}
 }
 

@@ -29,10 +29,20 @@ func (s *scroll) appended(it *item, n int) {
 	}
 }
 
-// removed is that the item of an index is no more.
-func (s *scroll) removed(i int) {
-	if s.held && s.item > i {
+// removed is that the item of an index, the last of which is last now, is no more, or is the one of index as: -1 if it is none.
+func (s *scroll) removed(i, as, last int) {
+	switch {
+	case !s.held:
+		return
+	case s.item > i:
 		s.item--
+	case s.item == i && as >= 0:
+		s.item = as
+	case s.item == i: // what stood above it stands last
+		s.item, s.cut = max(0, i-1), 0
+	}
+	if s.item >= last && s.cut == 0 {
+		s.toEnd()
 	}
 }
 

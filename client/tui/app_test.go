@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,6 +95,53 @@ func inLobby(t *testing.T, names ...string) *app {
 		a.add(r)
 	}
 	return a
+}
+
+// alive is an app of somebody who is logged in, and run has it live until done reports true.
+func alive(t *testing.T, c *client.Client) (a *app, run func(what string, done func() bool)) {
+	t.Helper()
+	a = newApp(t.Context(), Options{Out: io.Discard})
+	a.c, a.user, a.form = c, c.UserName(), nil
+	msgs := make(chan tea.Msg, 1000)
+	a.feed.send = func(msg tea.Msg) { msgs <- msg }
+	var cmds sync.WaitGroup
+	var do func(tea.Cmd)
+	do = func(cmd tea.Cmd) {
+		if cmd == nil {
+			return
+		}
+		cmds.Go(func() {
+			switch msg := cmd().(type) {
+			case nil:
+			case tea.BatchMsg:
+				for _, cmd := range msg {
+					do(cmd)
+				}
+			default:
+				msgs <- msg
+			}
+		})
+	}
+	t.Cleanup(func() {
+		c.Disconnect()
+		a.feed.close()
+		a.others.Wait()
+		cmds.Wait()
+	})
+	return a, func(what string, done func() bool) {
+		t.Helper()
+		late := time.After(patience)
+		do(tea.Batch(a.take()...))
+		for !done() {
+			select {
+			case msg := <-msgs:
+				_, cmd := a.Update(msg)
+				do(cmd)
+			case <-late:
+				t.Fatalf("it waits in vain for %s; the room says %q", what, bodies(a.here))
+			}
+		}
+	}
 }
 
 // What is being written is not lost: not by the first room that is shown, nor in one that is left for another, nor by signing out.

@@ -258,7 +258,12 @@ func (a *app) create(name, password string) {
 			a.failed(a.here, "/create", err)
 			return
 		}
-		if a.find(code) != nil { // /rooms was faster
+		created := func(r *room) {
+			a.enterRoom(r)
+			a.note("The room %s has been created. Its code is %s: /invite says how others come here.", name, code)
+		}
+		if r := a.find(code); r != nil { // the list was faster
+			created(r)
 			return
 		}
 		r := newRoom(code, name, a.user, 0)
@@ -270,8 +275,7 @@ func (a *app) create(name, password string) {
 				return
 			}
 			a.add(r)
-			a.enterRoom(r)
-			a.note("The room %s has been created. Its code is %s: /invite says how others come here.", name, code)
+			created(r)
 		})
 	})
 }

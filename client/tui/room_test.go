@@ -1,13 +1,17 @@
 package tui
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +181,16 @@ func TestRoomRenamed(t *testing.T) {
 	}
 }
 
+// A room that is not open is told to be over by the list alone; one that is being joined hears of it otherwise.
+func TestRoomUnlisted(t *testing.T) {
+	a := inLobby(t, "a", "b", "c")
+	a.find("B").joining = false
+	a.merge([]client.ChatRoom{{ShortCode: "A", Name: "a"}})
+	if len(a.rooms) != 2 || a.find("B") != nil || bodies(a.here) != "·You are no longer a member of b (B)." {
+		t.Errorf("there are %d rooms, and it is said %q", len(a.rooms), bodies(a.here))
+	}
+}
+
 // A message that is written after a restore is none of those that are given up by it.
 func TestOutboxAfterRestore(t *testing.T) {
 	a := inLobby(t, "a")
@@ -233,6 +247,132 @@ func TestReadmit(t *testing.T) {
 		}
 		a.feed.close()
 		a.others.Wait()
+	}
+}
+
+// A room that could not be joined at first is joined later by its members alone, as one that had not been joined yet when it is
+// shown: whoever had been removed meanwhile was a member again.
+func TestConnectLooksFirst(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "ann", testPassword)
+	for _, test := range []struct {
+		name   string
+		member bool
+		away   bool
+	}{{"ann", true, true}, {"bob", false, true}, {"dan", false, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			var c *client.Client
+			if test.name == "ann" {
+				_, c = s.room(t, "eve", testPassword)
+			} else {
+				c = account(t, s, test.name)
+			}
+			joined(t, c, code).Disconnect()
+			a, run := alive(t, c)
+			r := newRoom(code, "Lobby", "ann", 0)
+			a.add(r)
+			if test.away {
+				s.kill()
+				a.admit(r)
+				run("a failure", func() bool { return r.away != nil })
+				s.start(t)
+			}
+			if !test.member {
+				if err := c.LeaveChatRoom(t.Context(), code); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a.show(r)
+			run("an end", func() bool { return r.live != nil || r.gone })
+			if test.member != (r.live != nil) {
+				t.Errorf("connected: %v", r.live != nil)
+			}
+			list, err := c.ListChatRooms(t.Context())
+			if err != nil || test.member != slices.ContainsFunc(list, func(info client.ChatRoom) bool { return info.ShortCode == code }) {
+				t.Errorf("%s is in %v, %v", test.name, list, err)
+			}
+		})
+	}
+}
+
+// What the same user does on another device arrives: rooms that are new or have another name.
+func TestRoomsChangeElsewhere(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	bob := account(t, s, "bob")
+	joined(t, bob, code)
+	a, run := alive(t, bob)
+	a.lookPause = 10 * time.Millisecond
+	a.begin()
+	run("the first room", func() bool { return a.here.live != nil })
+
+	b, err := json.Marshal(map[string]string{"room_name": "Another name"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rename, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, s.url()+"/rooms/"+code, bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rename.Header.Set("Authorization", "Bearer "+c.Token())
+	resp, err := http.DefaultClient.Do(rename)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("renaming is answered by %s", resp.Status)
+	}
+	run("the other name", func() bool { return a.here.name == "Another name" })
+
+	other, err := c.CreateChatRoom(t.Context(), "New", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined(t, bob, other)
+	var r *room
+	run("the new room", func() bool { r = a.find(other); return r != nil && r.live != nil })
+	says(t, joined(t, c, other), "hello bob")
+	run("its message", func() bool { return badge(r.unread(), r.mentions) == "@1" })
+
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// When rooms are back, it is looked once for what has changed meanwhile.
+func TestRoomsChangeWhileAway(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	a, run := alive(t, c)
+	for _, r := range []*room{newRoom(code, "Old name", "ann", 0), newRoom("OTHER", "", "ann", 0)} {
+		r.joining, r.link = true, link{opened: true, away: true}
+		a.add(r)
+		a.stateChanged(r, client.Connected, nil)
+	}
+	if n := len(a.cmds); n != 1 {
+		t.Errorf("it looks %d times", n)
+	}
+	run("the other name", func() bool { return a.find(code).name == "Lobby" })
+}
+
+// A list that was asked for before a room was left does not bring it back.
+func TestListIsLate(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "ann", testPassword)
+	bob := account(t, s, "bob")
+	joined(t, bob, code).Disconnect()
+	a, run := alive(t, bob)
+	r := newRoom(code, "Lobby", "ann", 0)
+	a.add(r)
+	r.joining = true
+	a.roomsCommand("")
+	a.others.Wait() // the answer has come, but has not been looked at
+	if err := bob.LeaveChatRoom(t.Context(), code); err != nil {
+		t.Fatal(err)
+	}
+	a.drop(r, "left")
+	run("the list", func() bool { return strings.Contains(bodies(a.here), "You are in no room") || a.find(code) != nil })
+	if a.find(code) != nil {
+		t.Error("the room is back")
 	}
 }
 

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
 
 // maxOpen is how many rooms are joined at the start. Others are when they are shown.
 const maxOpen = 200
+
+// lookPause is how often it is looked for what has changed about the user's rooms elsewhere: nothing tells of that.
+const lookPause = time.Minute
 
 // begin opens the user's rooms after a log-in.
 func (a *app) begin() {
@@ -25,6 +29,7 @@ func (a *app) begin() {
 			return
 		}
 		a.listed, a.away = true, nil
+		a.keepLooking()
 		open := a.merge(list)
 		switch {
 		case a.o.Create != "":
@@ -42,17 +47,54 @@ func (a *app) begin() {
 	})
 }
 
-// askRooms asks for the list of the user's rooms.
+// askRooms asks for the list of the user's rooms. One that may still have a room that is over by now is asked for anew.
 func (a *app) askRooms(done func([]client.ChatRoom, error)) {
 	var list []client.ChatRoom
+	drops := a.drops
 	a.call(func(ctx context.Context, c *client.Client) (err error) {
 		list, err = c.ListChatRooms(ctx)
 		return err
-	}, func(err error) { done(list, err) })
+	}, func(err error) {
+		if err == nil && a.drops != drops {
+			a.askRooms(done)
+			return
+		}
+		done(list, err)
+	})
 }
 
-// merge takes the list of the user's rooms, and joins those that are new. It returns the one that was shown last time,
-// or nil.
+// look looks for what has changed about the user's rooms.
+func (a *app) look() {
+	a.askRooms(func(list []client.ChatRoom, err error) {
+		if err == nil {
+			a.merge(list)
+			return
+		}
+		a.ended(err) // what else went wrong may not the next time
+	})
+}
+
+func (a *app) keepLooking() {
+	a.later(a.lookPause, func() {
+		a.look()
+		a.keepLooking()
+	})
+}
+
+// lookSoon looks once for all the rooms that are back at about the same time.
+func (a *app) lookSoon() {
+	if a.looking {
+		return
+	}
+	a.looking = true
+	a.later(time.Second, func() {
+		a.looking = false
+		a.look()
+	})
+}
+
+// merge takes the list of the user's rooms, which has just come, and joins those that are new. A room that it does not have, and
+// that no connection tells of, is over. It returns the one that was shown last time, or nil.
 func (a *app) merge(list []client.ChatRoom) (open *room) {
 	known := a.memory.rooms(a.server, a.user)
 	for _, info := range list {
@@ -71,9 +113,13 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 		a.rooms = append(a.rooms, r)
 	}
 	slices.SortFunc(a.rooms, byName) // one may have another name now
-	for i, r := range a.rooms {
-		if i < maxOpen {
-			a.connect(r)
+	for i, r := range slices.Clone(a.rooms) {
+		switch {
+		case r.live != nil, r.joining:
+		case !listed(list, r):
+			a.dropUnlisted(r)
+		case i < maxOpen:
+			a.admit(r)
 		}
 	}
 	return open
@@ -108,8 +154,8 @@ func (a *app) signOut(why string) {
 	if c := a.c; c != nil {
 		a.others.Go(func() { c.Disconnect() })
 	}
-	a.c, a.stay, a.listed, a.away, a.rooms, a.entering, a.question = nil, false, false, nil, nil, nil, nil
-	a.warned, a.leaving, a.ticking = false, false, false
+	a.c, a.stay, a.listed, a.away, a.rooms, a.entering, a.waitList, a.question = nil, false, false, nil, nil, nil, nil, nil
+	a.warned, a.leaving, a.ticking, a.looking = false, false, false, false
 	a.here = a.lobby
 	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
 	a.form = newForm(a)

@@ -194,7 +194,7 @@ func (a *app) open(r *room, password string, done func(error)) {
 func (a *app) attend(r *room) {
 	live := r.live
 	a.meet(r, func(err error) {
-		if err == nil {
+		if err == nil || a.ended(err) {
 			return
 		}
 		a.later(pauseAfter(err), func() {
@@ -297,6 +297,7 @@ func (a *app) fill() {
 		switch {
 		case r.live != live:
 			r.loading = false
+		case a.ended(err): // else it would look as if there were nothing before
 		case err != nil:
 			a.later(pauseAfter(err), func() { r.loading = false })
 		default:

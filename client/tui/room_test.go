@@ -1,9 +1,7 @@
 package tui
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -306,23 +304,7 @@ func TestRoomsChangeElsewhere(t *testing.T) {
 	a.begin()
 	run("the first room", func() bool { return a.here.live != nil })
 
-	b, err := json.Marshal(map[string]string{"room_name": "Another name"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	rename, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, s.url()+"/rooms/"+code, bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	rename.Header.Set("Authorization", "Bearer "+c.Token())
-	resp, err := http.DefaultClient.Do(rename)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("renaming is answered by %s", resp.Status)
-	}
+	s.rest(t, c, http.MethodPatch, "/rooms/"+code, map[string]string{"room_name": "Another name"})
 	run("the other name", func() bool { return a.here.name == "Another name" })
 
 	other, err := c.CreateChatRoom(t.Context(), "New", "")
@@ -334,8 +316,47 @@ func TestRoomsChangeElsewhere(t *testing.T) {
 	run("the new room", func() bool { r = a.find(other); return r != nil && r.live != nil })
 	says(t, joined(t, c, other), "hello bob")
 	run("its message", func() bool { return badge(r.unread(), r.mentions) == "@1" })
-
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// Who is not known to the server any more hears of it, whatever was asked for: the history stopped as if it began there, under
+// "connected", and was asked for every two seconds.
+func TestTokenEnds(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	says(t, joined(t, c, code), "hello")
+	for _, test := range []struct {
+		name string
+		ask  func(a *app, r *room)
+	}{
+		{"history", func(a *app, r *room) { a.fill() }},
+		{"users", func(a *app, r *room) { a.attend(r) }},
+		{"rooms", func(a *app, r *room) { a.look() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			byToken, err := client.New(s.url())
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, run := alive(t, byToken)
+			if _, err := byToken.LoginWithToken(t.Context(), c.Token()); err != nil {
+				t.Fatal(err)
+			}
+			r := newRoom(code, "Lobby", "ann", 0)
+			r.live, r.stop = joined(t, byToken, code), func() {}
+			a.add(r)
+			a.here = r
+			s.rest(t, c, http.MethodPost, "/account/password", map[string]string{"password": testPassword, "new_password": testPassword})
+			if err := c.Login(t.Context(), "ann", testPassword); err != nil {
+				t.Fatal(err)
+			}
+			test.ask(a, r)
+			run("the form", func() bool { return a.form != nil })
+			if !strings.Contains(strings.ToLower(a.form.problem), "token") {
+				t.Errorf("it says %q", a.form.problem)
+			}
+		})
+	}
 }
 
 // When rooms are back, it is looked once for what has changed meanwhile.

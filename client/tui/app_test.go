@@ -185,6 +185,76 @@ func TestStepFromLobby(t *testing.T) {
 	}
 }
 
+// An invitation link is as good as the code, wherever a room is asked for.
+func TestInvitation(t *testing.T) {
+	for _, test := range []struct{ server, room, wantServer, wantRoom string }{
+		{"", "K7P2QX", "", "K7P2QX"},
+		{"", " http://localhost:8080/#K7P2QX ", "http://localhost:8080", "K7P2QX"},
+		{"http://10.0.0.1:8080", "http://localhost:8080/#K7P2QX", "http://10.0.0.1:8080", "K7P2QX"},
+		{"https://chat.example.com/#K7P2QX", "", "https://chat.example.com", "K7P2QX"},
+		{"https://chat.example.com/#K7P2QX", "OLD", "https://chat.example.com", "K7P2QX"},
+		{"https://chat.example.com/#", "OLD", "https://chat.example.com", "OLD"},
+		{"", "#K7P2QX", "", "K7P2QX"},
+	} {
+		f := newForm(newApp(t.Context(), Options{Out: io.Discard}))
+		f.server.SetValue(test.server)
+		f.room.SetValue(test.room)
+		f.press(tea.KeyPressMsg{Code: tea.KeyEnter})
+		if server, room := f.server.Value(), f.room.Value(); server != test.wantServer || room != test.wantRoom {
+			t.Errorf("%q and %q in the form are the server %q and the room %q", test.server, test.room, server, room)
+		}
+	}
+	o := Options{Room: "https://chat.example.com/#K7P2QX"}
+	if o.setDefaults(); o.Server != "https://chat.example.com" || o.Room != "K7P2QX" {
+		t.Errorf("as a flag it is the server %q and the room %q", o.Server, o.Room)
+	}
+	a := inLobby(t, "a")
+	a.command("/join http://127.0.0.1:18087/#A")
+	if a.here.name != "a" {
+		t.Errorf("/join with a link says %q", bodies(a.here))
+	}
+}
+
+// A server without a port has a certificate; nothing said that it has to be given as https://.
+func TestFullAddress(t *testing.T) {
+	for server, want := range map[string]string{
+		"chat.example.com": "https://chat.example.com", "chat.example.com/": "https://chat.example.com", "[::1]": "https://[::1]",
+		"localhost:8080": "http://localhost:8080", " http://a/ ": "http://a", "https://a": "https://a", "": "",
+		"a/b": "http://a/b", "ann@a": "http://ann@a", // which the client says is wrong
+	} {
+		if got := fullAddress(server); got != want {
+			t.Errorf("%q is taken for %q, want %q", server, got, want)
+		}
+	}
+}
+
+// A password that is refused is typed anew, and not behind the name.
+func TestPasswordRefused(t *testing.T) {
+	s := startServer(t)
+	c, err := client.New(s.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, run := alive(t, c)
+	for _, test := range []struct {
+		name, password string
+		at             place
+	}{{"ann", "abc", placePassword}, {"annann1234", "annann1234", placePassword}, {"a", testPassword, placeName}, {"ann b", testPassword, placeName}} {
+		a.c = nil
+		a.o.Server, a.o.User, a.o.Password, a.o.Register = s.url(), test.name, test.password, true
+		f := newForm(a)
+		a.form = f
+		f.submit()
+		run("an answer", func() bool { return !f.asking })
+		if f.problem == "" || f.at != test.at {
+			t.Errorf("after %q and %q the cursor is at %v, and it says %q", test.name, test.password, f.at, f.problem)
+		}
+		if f.at == placePassword && f.password.Value()+f.again.Value() != "" {
+			t.Errorf("what is typed comes behind %q", f.password.Value())
+		}
+	}
+}
+
 // That a token could not be removed is said where it is seen.
 func TestTokenStays(t *testing.T) {
 	a := inLobby(t, "a")

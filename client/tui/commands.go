@@ -17,7 +17,7 @@ type command struct {
 // commands are the commands, in the order in which they are listed.
 func commands() []command {
 	return []command{
-		{"/join", "CODE", "enter a room; its password is asked for if it has one", (*app).joinCommand},
+		{"/join", "CODE", "enter a room by its code or by an invitation link", (*app).joinCommand},
 		{"/create", "NAME", "make a room, and enter it", (*app).createCommand},
 		{"/invite", "", "what to tell somebody who is to come to this room", (*app).inviteCommand},
 		{"/users", "", "who is here now", (*app).usersCommand},
@@ -80,6 +80,9 @@ func matching(line string) []command {
 }
 
 func (a *app) joinCommand(code string) {
+	if _, linked, ok := invitation(code); ok { // whatever name the server has there
+		code = linked
+	}
 	if code == "" || strings.ContainsAny(code, " \n") {
 		a.note("Write the code of the room behind it, such as: /join K7P2QX")
 		return

@@ -31,7 +31,7 @@ func runPlain(ctx context.Context, o Options) error {
 	if _, ok := o.Out.(*os.File); ok {
 		signal.Ignore(syscall.SIGPIPE) // writing to a closed pipe is an error then, not the end
 	}
-	c, err := client.New(o.Server)
+	c, err := client.New(fullAddress(o.Server))
 	if err != nil {
 		return err
 	}

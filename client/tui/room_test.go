@@ -605,7 +605,7 @@ func TestMemoryOfTwo(t *testing.T) {
 	if err := errors.Join(one.forget("http://a", "bob"), one.forget("http://b", "ann")); err != nil || one.token != token || recall(folder).token != token {
 		t.Errorf("the token of another account is gone: %v", err)
 	}
-	if err := recall(folder).forget("a/", "Ann"); err != nil {
+	if err := recall(folder).forget("http://a/", "Ann"); err != nil {
 		t.Fatal(err)
 	}
 	if err := one.keep(token); err != nil || recall(folder).token != (savedToken{}) {

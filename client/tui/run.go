@@ -19,10 +19,11 @@ import (
 // Options say where to chat and as whom. What is empty is asked for on a terminal. The line protocol has
 // nobody to ask: there Server, User, Password, and Room or Create must be set.
 type Options struct {
-	// Server is an address as client.New takes it.
+	// Server is an address as client.New takes it, or a host alone, which stands for https.
 	Server         string
 	User, Password string
-	// Room is the short code of a room to join. RoomPassword is for a room that the user is no member of
+	// Room is the short code of a room to join, or an invitation link to it, whose server is the Server if that is empty.
+	// RoomPassword is for a room that the user is no member of
 	// yet, or for the one to create; empty in the line protocol, it is the empty password.
 	Room, RoomPassword string
 	// Register makes the account first.
@@ -95,6 +96,9 @@ func dumb() bool {
 func (o *Options) setDefaults() {
 	if o.In == nil {
 		o.In = os.Stdin
+	}
+	if server, code, ok := invitation(o.Room); ok {
+		o.Server, o.Room = cmp.Or(o.Server, server), code
 	}
 	o.Out = cmp.Or[io.Writer](o.Out, os.Stdout)
 	o.Err = cmp.Or[io.Writer](o.Err, os.Stderr)

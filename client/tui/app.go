@@ -115,6 +115,11 @@ func runScreen(ctx context.Context, o Options) error {
 	for _, body := range left {
 		fmt.Fprintf(o.Err, "Perhaps not sent: %s\n", screenLine(body))
 	}
+	for _, draft := range a.unkept() {
+		if told {
+			fmt.Fprintf(o.Err, "Not sent to %s\n", screenLine(draft))
+		}
+	}
 	return err
 }
 

@@ -24,7 +24,7 @@ func commands() []command {
 		{"/rooms", "", "your rooms, with their codes", (*app).roomsCommand},
 		{"/leave", "", "be a member of this room no more", (*app).leaveCommand},
 		{"/delete", "CODE", "delete this room and its messages, for everybody; its owner may", (*app).deleteCommand},
-		{"/logout", "", "log in as somebody else, and forget the token", (*app).logoutCommand},
+		{"/logout", "", "log in as somebody else; the token and drafts are forgotten", (*app).logoutCommand},
 		{"/help", "", "the keys, and these commands", (*app).helpCommand},
 		{"/quit", "", "leave the program", func(a *app, _ string) { a.quit() }},
 	}
@@ -204,6 +204,11 @@ func (a *app) logoutCommand(string) {
 		a.note("Not stored yet: %s. Wait, or give up: /logout once more.", count(n, "message"))
 		return
 	}
+	for _, r := range a.rooms { // whoever is here next is not to find what was being written
+		a.input.keep(r.draft)
+		r.draft = ""
+	}
+	a.input.keep(a.input.take())
 	a.signOut(strings.TrimSpace(unforgotten(a.forget(a.server, a.user))))
 }
 

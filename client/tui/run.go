@@ -33,8 +33,8 @@ type Options struct {
 
 	// Notify says what happens on a terminal when a message mentions the user's name: NotifyOff, NotifyBell, or NotifyOSC9.
 	Notify string
-	// Folder is where a terminal's client remembers the server, the name, what has been read, and, if the person wants
-	// that, a token; empty: nowhere. The folder is made when it is needed.
+	// Folder is where a terminal's client remembers the server, the name, what has been read, what is being written,
+	// and, if the person wants that, a token; empty: nowhere. The folder is made when it is needed.
 	Folder string
 
 	// In, Out and Err are os.Stdin, os.Stdout and os.Stderr where they are nil. A Read from In that is

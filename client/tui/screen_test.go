@@ -405,6 +405,17 @@ func TestScreenUnread(t *testing.T) {
 	if screen := again.settled(); strings.Index(screen, "─ new ─") < strings.Index(screen, "hello alice") {
 		t.Error("the unread line stands too high")
 	}
+	again.types("left here")
+	again.awaitInput("left here")
+	again.keys("M-Up")
+	again.await("Lobby · " + code)
+	again.enter("/quit")
+	again.ended(0)
+	third := openWindow(t, terminalKind{width: 80, height: 24, config: w.config}, "--password", testPassword)
+	third.await("Lobby · " + code)
+	third.keys("M-Up")
+	third.await("Another · " + other)
+	third.awaitInput("left here")
 }
 
 // A token is kept if the person says so, in a file of mode 0600; a password never is.
@@ -502,7 +513,7 @@ func TestScreenInput(t *testing.T) {
 	w.keys("Enter")
 	w.await("Not sent: ")
 	w.keys("Up")
-	w.await("> yyyyyy")
+	eventually(t, w.input, func(s string) bool { return strings.HasSuffix(s, "y\n  yyyyyyyy") }, "the end of the text")
 	w.undamaged()
 	w.keys("C-c")
 	w.awaitInput("")

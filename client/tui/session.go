@@ -105,7 +105,7 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 		}
 		r := newRoom(info.ShortCode, info.Name, info.Owner, info.LastSeq)
 		if k, ok := known[r.code]; ok {
-			r.read = min(k.Read, r.newest)
+			r.read, r.draft = min(k.Read, r.newest), k.Draft
 			if k.Open {
 				open = r
 			}
@@ -189,7 +189,7 @@ func (a *app) remember() {
 		rooms = make(map[string]remembered, len(a.rooms))
 		for _, r := range a.rooms {
 			if !r.unknown() {
-				rooms[r.code] = remembered{Read: r.read, Open: r == a.here, anew: r.restored}
+				rooms[r.code] = remembered{Read: r.read, Open: r == a.here, Draft: a.draft(r), anew: r.restored}
 			}
 		}
 	}
@@ -199,6 +199,24 @@ func (a *app) remember() {
 	}
 	if err != nil && !a.forgetful {
 		a.forgetful = true
-		a.note("The server, your name and what you have read will not be remembered: %s", sentence(err))
+		a.note("The server, your name, what you have read and what you are writing will not be remembered: %s", sentence(err))
 	}
+}
+
+// draft is what is being written in a room.
+func (a *app) draft(r *room) string {
+	if r == a.here {
+		return a.input.value()
+	}
+	return r.draft
+}
+
+// unkept are the drafts that the next start will not have.
+func (a *app) unkept() (list []string) {
+	for _, r := range a.rooms {
+		if draft := a.draft(r); draft != "" && (a.forgetful || a.memory.folder == "") {
+			list = append(list, r.name+": "+draft)
+		}
+	}
+	return list
 }

@@ -175,6 +175,42 @@ func TestDrafts(t *testing.T) {
 	}
 }
 
+// A text that begins with a slash and is no command is not echoed whole, and Up has it back.
+func TestNoCommand(t *testing.T) {
+	a := inLobby(t, "a")
+	a.show(a.rooms[0])
+	text := "/etc/hosts\n" + strings.Repeat("127.0.0.1 localhost\n", 400) + "end"
+	a.input.set(text)
+	a.enter()
+	if got := bodies(a.here); len(got) > 300 || strings.Contains(got, "\n") || !strings.HasPrefix(got, "·No such command") {
+		t.Errorf("it says %q", got)
+	}
+	if a.input.recall(a.input.at - 1); a.input.value() != text {
+		t.Errorf("Up brings back %q", a.input.value())
+	}
+}
+
+// Whoever moves about in a draft does not write: the others are told of a text that changes.
+func TestTyping(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	a, _ := alive(t, c)
+	r := newRoom(code, "Lobby", "ann", 0)
+	r.live, r.stop = joined(t, c, code), func() {}
+	a.add(r)
+	a.here = r
+	a.input.set("a draft")
+	for _, key := range []rune{tea.KeyLeft, tea.KeyHome, tea.KeyEnd} {
+		a.press(tea.KeyPressMsg{Code: key})
+	}
+	if !r.hinted.IsZero() {
+		t.Error("moving is writing")
+	}
+	if a.press(tea.KeyPressMsg{Code: 'x', Text: "x"}); r.hinted.IsZero() {
+		t.Error("writing is not told of")
+	}
+}
+
 // The lobby stands before the first room.
 func TestStepFromLobby(t *testing.T) {
 	for n, want := range map[int]string{1: "a", -1: "c"} {

@@ -2,8 +2,11 @@ package tui
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -55,13 +58,21 @@ func (a *app) command(line string) {
 			continue
 		}
 		if c.args == "" && argument != "" {
-			a.note("%s takes nothing behind it. To send it as a message, write /%s", c.name, line)
+			a.note("%s takes nothing behind it. %s", c.name, asMessage(line))
 			return
 		}
 		c.run(a, argument)
 		return
 	}
-	a.note("No such command; /help lists them. To send it as a message, write /%s", line)
+	a.note("No such command; /help lists them. %s", asMessage(line))
+}
+
+// asMessage says how to send as a message what was taken for a command. Much of a text would push everything else away.
+func asMessage(line string) string {
+	if short := ansi.Truncate(screenLine(line), 60, "…"); short != line {
+		return "To send it as a message, have it back by Up, and write one more slash before it: " + short
+	}
+	return "To send it as a message, write /" + line
 }
 
 // matching are the commands to be listed while a line is typed: those that begin like it.
@@ -147,7 +158,10 @@ func (a *app) listRooms() string {
 		if strings.EqualFold(r.owner, a.user) {
 			owner = "yours"
 		}
-		fmt.Fprintf(&b, "\n  %s  %s (%s, %s", r.code, r.name, owner, count(r.newest, "message"))
+		fmt.Fprintf(&b, "\n  %s  %s (%s", r.code, r.name, owner)
+		if n := r.unread(); n > 0 {
+			fmt.Fprintf(&b, ", %d new", n)
+		}
 		if r == a.here {
 			b.WriteString(", you are here")
 		}
@@ -176,6 +190,9 @@ func (a *app) end(r *room, command string, ask func(*client.Client, context.Cont
 		return ask(c, ctx, r.code)
 	}, func(err error) {
 		r.ending = false
+		if errors.Is(err, client.ErrOwnerStays) {
+			err = fmt.Errorf("the owner cannot leave the room; /delete it, or hand it over in the browser (%s/#%s)", a.server, r.code)
+		}
 		if err != nil {
 			a.failed(r, command, err)
 			return

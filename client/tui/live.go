@@ -224,6 +224,9 @@ func (a *app) meet(r *room, done func(error)) {
 			return
 		case err == nil:
 			r.present = present
+			for _, name := range present {
+				a.isCalled(name)
+			}
 		}
 		done(err)
 	})
@@ -245,7 +248,8 @@ func (a *app) receive(ctx context.Context, r *room, live *client.Room) {
 }
 
 func (a *app) received(r *room, m client.Message) {
-	mine := strings.EqualFold(m.UserName, a.user)
+	a.isCalled(m.UserName)
+	mine := m.UserName == a.user
 	mention := !mine && mentions(m.Body, a.user)
 	if !r.add(m, mine, mention) {
 		return

@@ -59,7 +59,7 @@ func (o *Options) missing() error {
 	if len(flags) == 0 {
 		return nil
 	}
-	return fmt.Errorf("not on a terminal, nothing can be asked for: give %s", strings.Join(flags, ", "))
+	return fmt.Errorf("the line protocol asks for nothing: give %s", strings.Join(flags, ", "))
 }
 
 // enter logs in and joins the room.

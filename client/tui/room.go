@@ -340,5 +340,30 @@ func (r *room) names(user string) []string {
 
 // byName is the order of rooms in the list.
 func byName(a, b *room) int {
-	return cmp.Or(cmp.Compare(strings.ToLower(a.name), strings.ToLower(b.name)), cmp.Compare(a.code, b.code))
+	return cmp.Or(compare(strings.ToLower(a.name), strings.ToLower(b.name)), cmp.Compare(a.code, b.code))
 }
+
+// compare compares two texts, and the numbers in them by what they are: 4 comes before 39.
+func compare(a, b string) int {
+	for a != "" && b != "" {
+		m, n := digits(a), digits(b)
+		if m == 0 || n == 0 {
+			m, n = 1, 1
+		}
+		x, y := a[:m], b[:n]
+		if m > 1 || n > 1 {
+			x, y = strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+			if c := cmp.Compare(len(x), len(y)); c != 0 {
+				return c
+			}
+		}
+		if c := cmp.Compare(x, y); c != 0 {
+			return c
+		}
+		a, b = a[m:], b[n:]
+	}
+	return cmp.Compare(a, b)
+}
+
+// digits is how many digits a text begins with.
+func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }

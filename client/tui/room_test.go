@@ -179,6 +179,44 @@ func TestRoomRenamed(t *testing.T) {
 	}
 }
 
+// Rooms stand in the order of their names, and of the numbers in them.
+func TestRoomOrder(t *testing.T) {
+	for _, pair := range [][2]string{{"4", "39"}, {"Room 4", "room 39"}, {"a", "B"}, {"a", "a 1"}, {"a1b2", "a01b10"}, {"1", "a"}, {"", "a"}, {"a 0", "a 1"}, {"9", "é"}} {
+		low, high := newRoom("B", pair[0], "", 0), newRoom("A", pair[1], "", 0)
+		if byName(low, high) >= 0 || byName(high, low) <= 0 {
+			t.Errorf("%q does not stand before %q", pair[0], pair[1])
+		}
+	}
+}
+
+// What the user wrote stands under the name as the server has it, whatever case it was given in at the log-in; and who is thrown
+// out of an account hears that the password was right before.
+func TestNameAndPassword(t *testing.T) {
+	s := startServer(t)
+	_, ann := s.room(t, "ann", testPassword)
+	c, err := client.New(s.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Login(t.Context(), "ANN", testPassword); err != nil {
+		t.Fatal(err)
+	}
+	a, run := alive(t, c)
+	a.lookPause = 10 * time.Millisecond
+	a.begin()
+	run("the room", func() bool { return a.here.live != nil })
+	a.say("mine")
+	if name := a.here.pending[0].name; name != "ann" {
+		t.Errorf("what is pending stands under %q", name)
+	}
+	run("the message", func() bool { return a.here.index(1) >= 0 })
+	s.rest(t, ann, http.MethodPost, "/account/password", map[string]string{"password": testPassword, "new_password": "another " + testPassword})
+	run("the form", func() bool { return a.form != nil })
+	if !strings.HasPrefix(a.form.problem, "You have been logged out: your password has been changed") {
+		t.Errorf("it says %q", a.form.problem)
+	}
+}
+
 // A room that is not open is told to be over by the list alone; one that is being joined hears of it otherwise.
 func TestRoomUnlisted(t *testing.T) {
 	a := inLobby(t, "a", "b", "c")

@@ -197,7 +197,7 @@ func TestScreenCommands(t *testing.T) {
 	w.await("from bob", "bob")
 	for _, step := range []struct{ enter, await string }{
 		{"/users", "Here now: alice, bob"},
-		{"/rooms", code + "  Lobby (yours, 1 message, you are here)"},
+		{"/rooms", code + "  Lobby (yours, you are here)"},
 		{"/USERS", "Here now: alice, bob"},
 		{"/join", "Write the code of the room behind it"},
 		{"/create", "Write the name of the room behind it"},
@@ -205,7 +205,7 @@ func TestScreenCommands(t *testing.T) {
 		{"/nonsense", "No such command; /help lists them. To send it as a message, write //nonsense"},
 		{"/join NOSUCH", "Password of the room NOSUCH"},
 		{"not this", "There is no such room"},
-		{"/leave", "owner"},
+		{"/leave", "/leave: The owner cannot leave the room; /delete it, or hand it over in the browser"},
 		{"/delete", "If you mean it: /delete " + code},
 		{"/help", "Alt-Up and Alt-Down"},
 	} {

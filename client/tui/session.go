@@ -98,6 +98,7 @@ func (a *app) lookSoon() {
 func (a *app) merge(list []client.ChatRoom) (open *room) {
 	known := a.memory.rooms(a.server, a.user)
 	for _, info := range list {
+		a.isCalled(info.Owner)
 		if r := a.find(info.ShortCode); r != nil {
 			r.name, r.owner = info.Name, info.Owner
 			r.know(info.LastSeq)
@@ -125,11 +126,22 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 	return open
 }
 
+// isCalled takes over how the server writes the user's name, if this is it: at the log-in case makes no difference.
+func (a *app) isCalled(name string) {
+	if strings.EqualFold(name, a.user) {
+		a.user = name
+	}
+}
+
 // ended signs out if err says that the server does not know the user any more, and reports whether it does.
 func (a *app) ended(err error) bool {
 	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
 		if errors.Is(err, reason) {
-			a.signOut(notice(err) + unforgotten(a.forget(a.server, a.user)))
+			why := notice(err)
+			if reason == client.ErrInvalidCredentials { // they were right before
+				why = "You have been logged out: your password has been changed, or your account deleted."
+			}
+			a.signOut(why + unforgotten(a.forget(a.server, a.user)))
 			return true
 		}
 	}

@@ -741,3 +741,22 @@ func TestFeed(t *testing.T) {
 	f.close()
 	<-over
 }
+
+// A row does not begin with what belongs to the letter before: an accent of its own went to the next row, and stood nowhere.
+func TestWrapKeepsAccents(t *testing.T) {
+	for _, text := range []string{strings.Repeat("e\u0301", 50), strings.Repeat("word e\u0301e\u0301 ", 20), strings.Repeat("❤\uFE0F", 30), "  " + strings.Repeat("a\u0301\u0323", 40)} {
+		for width := 8; width < 24; width++ {
+			p := &pane{width: width}
+			rows := p.wrap(text)
+			for _, row := range rows {
+				if trimmed := strings.TrimLeft(row, " "); trimmed != strings.TrimLeftFunc(trimmed, joins) || trimmed == "" || cells.StringWidth(row) > width-2 {
+					t.Fatalf("in %d columns %q has the row %q", width, text, row)
+				}
+			}
+			whole := func(s string) string { return strings.ReplaceAll(s, " ", "") }
+			if got := whole(strings.Join(rows, "")); got != whole(text) {
+				t.Fatalf("in %d columns %q becomes %q", width, text, got)
+			}
+		}
+	}
+}

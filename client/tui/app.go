@@ -41,6 +41,7 @@ type app struct {
 	input    composer
 	rooms    []*room // by name
 	entering []*room // joined by a code, and none of rooms yet
+	waitList []*room // to be joined when the list of the user's rooms has come
 	here     *room   // the one that is shown: one of rooms, or lobby
 	lobby    *room   // where there is no room: notes only
 	notified time.Time
@@ -53,6 +54,10 @@ type app struct {
 	drawing       bool  // it will be drawn again
 	forgetful     bool  // it has been said that nothing can be remembered
 	unforgotten   error // why a token could not be removed; to be said in the next room that is shown
+
+	lookPause time.Duration
+	looking   bool // it will be looked soon for what has changed about the rooms
+	drops     int  // how many rooms have been over
 
 	listed  bool     // the user's rooms are known
 	away    error    // why they are not
@@ -68,6 +73,7 @@ func newApp(ctx context.Context, o Options) *app {
 		o: o, ctx: ctx, feed: newFeed(), memory: recall(o.Folder), display: newDisplay(o.Out),
 		input: newComposer(), lobby: newRoom("", "", "", 0),
 		width: 80, height: 24, theme: newTheme(true),
+		lookPause: lookPause,
 	}
 	a.here = a.lobby
 	a.form = newForm(a)
@@ -108,6 +114,11 @@ func runScreen(ctx context.Context, o Options) error {
 	}
 	for _, body := range left {
 		fmt.Fprintf(o.Err, "Perhaps not sent: %s\n", screenLine(body))
+	}
+	for _, draft := range a.unkept() {
+		if told {
+			fmt.Fprintf(o.Err, "Not sent to %s\n", screenLine(draft))
+		}
 	}
 	return err
 }

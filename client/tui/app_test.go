@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -96,6 +97,53 @@ func inLobby(t *testing.T, names ...string) *app {
 	return a
 }
 
+// alive is an app of somebody who is logged in, and run has it live until done reports true.
+func alive(t *testing.T, c *client.Client) (a *app, run func(what string, done func() bool)) {
+	t.Helper()
+	a = newApp(t.Context(), Options{Out: io.Discard})
+	a.c, a.user, a.form = c, c.UserName(), nil
+	msgs := make(chan tea.Msg, 1000)
+	a.feed.send = func(msg tea.Msg) { msgs <- msg }
+	var cmds sync.WaitGroup
+	var do func(tea.Cmd)
+	do = func(cmd tea.Cmd) {
+		if cmd == nil {
+			return
+		}
+		cmds.Go(func() {
+			switch msg := cmd().(type) {
+			case nil:
+			case tea.BatchMsg:
+				for _, cmd := range msg {
+					do(cmd)
+				}
+			default:
+				msgs <- msg
+			}
+		})
+	}
+	t.Cleanup(func() {
+		c.Disconnect()
+		a.feed.close()
+		a.others.Wait()
+		cmds.Wait()
+	})
+	return a, func(what string, done func() bool) {
+		t.Helper()
+		late := time.After(patience)
+		do(tea.Batch(a.take()...))
+		for !done() {
+			select {
+			case msg := <-msgs:
+				_, cmd := a.Update(msg)
+				do(cmd)
+			case <-late:
+				t.Fatalf("it waits in vain for %s; the room says %q", what, bodies(a.here))
+			}
+		}
+	}
+}
+
 // What is being written is not lost: not by the first room that is shown, nor in one that is left for another, nor by signing out.
 func TestDrafts(t *testing.T) {
 	a := inLobby(t, "a", "b")
@@ -127,12 +175,118 @@ func TestDrafts(t *testing.T) {
 	}
 }
 
+// A text that begins with a slash and is no command is not echoed whole, and Up has it back.
+func TestNoCommand(t *testing.T) {
+	a := inLobby(t, "a")
+	a.show(a.rooms[0])
+	text := "/etc/hosts\n" + strings.Repeat("127.0.0.1 localhost\n", 400) + "end"
+	a.input.set(text)
+	a.enter()
+	if got := bodies(a.here); len(got) > 300 || strings.Contains(got, "\n") || !strings.HasPrefix(got, "·No such command") {
+		t.Errorf("it says %q", got)
+	}
+	if a.input.recall(a.input.at - 1); a.input.value() != text {
+		t.Errorf("Up brings back %q", a.input.value())
+	}
+}
+
+// Whoever moves about in a draft does not write: the others are told of a text that changes.
+func TestTyping(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	a, _ := alive(t, c)
+	r := newRoom(code, "Lobby", "ann", 0)
+	r.live, r.stop = joined(t, c, code), func() {}
+	a.add(r)
+	a.here = r
+	a.input.set("a draft")
+	for _, key := range []rune{tea.KeyLeft, tea.KeyHome, tea.KeyEnd} {
+		a.press(tea.KeyPressMsg{Code: key})
+	}
+	if !r.hinted.IsZero() {
+		t.Error("moving is writing")
+	}
+	if a.press(tea.KeyPressMsg{Code: 'x', Text: "x"}); r.hinted.IsZero() {
+		t.Error("writing is not told of")
+	}
+}
+
 // The lobby stands before the first room.
 func TestStepFromLobby(t *testing.T) {
 	for n, want := range map[int]string{1: "a", -1: "c"} {
 		a := inLobby(t, "a", "b", "c")
 		if a.step(n); a.here.name != want {
 			t.Errorf("a step of %d leads to %q, want %q", n, a.here.name, want)
+		}
+	}
+}
+
+// An invitation link is as good as the code, wherever a room is asked for.
+func TestInvitation(t *testing.T) {
+	for _, test := range []struct{ server, room, wantServer, wantRoom string }{
+		{"", "K7P2QX", "", "K7P2QX"},
+		{"", " http://localhost:8080/#K7P2QX ", "http://localhost:8080", "K7P2QX"},
+		{"http://10.0.0.1:8080", "http://localhost:8080/#K7P2QX", "http://10.0.0.1:8080", "K7P2QX"},
+		{"https://chat.example.com/#K7P2QX", "", "https://chat.example.com", "K7P2QX"},
+		{"https://chat.example.com/#K7P2QX", "OLD", "https://chat.example.com", "K7P2QX"},
+		{"https://chat.example.com/#", "OLD", "https://chat.example.com", "OLD"},
+		{"", "#K7P2QX", "", "K7P2QX"},
+	} {
+		f := newForm(newApp(t.Context(), Options{Out: io.Discard}))
+		f.server.SetValue(test.server)
+		f.room.SetValue(test.room)
+		f.press(tea.KeyPressMsg{Code: tea.KeyEnter})
+		if server, room := f.server.Value(), f.room.Value(); server != test.wantServer || room != test.wantRoom {
+			t.Errorf("%q and %q in the form are the server %q and the room %q", test.server, test.room, server, room)
+		}
+	}
+	o := Options{Room: "https://chat.example.com/#K7P2QX"}
+	if o.setDefaults(); o.Server != "https://chat.example.com" || o.Room != "K7P2QX" {
+		t.Errorf("as a flag it is the server %q and the room %q", o.Server, o.Room)
+	}
+	a := inLobby(t, "a")
+	a.command("/join http://127.0.0.1:18087/#A")
+	if a.here.name != "a" {
+		t.Errorf("/join with a link says %q", bodies(a.here))
+	}
+}
+
+// A server without a port has a certificate; nothing said that it has to be given as https://.
+func TestFullAddress(t *testing.T) {
+	for server, want := range map[string]string{
+		"chat.example.com": "https://chat.example.com", "chat.example.com/": "https://chat.example.com", "[::1]": "https://[::1]",
+		"localhost:8080": "http://localhost:8080", " http://a/ ": "http://a", "https://a": "https://a", "": "",
+		"a/b": "http://a/b", "ann@a": "http://ann@a", // which the client says is wrong
+	} {
+		if got := fullAddress(server); got != want {
+			t.Errorf("%q is taken for %q, want %q", server, got, want)
+		}
+	}
+}
+
+// A password that is refused is typed anew, and not behind the name.
+func TestPasswordRefused(t *testing.T) {
+	s := startServer(t)
+	c, err := client.New(s.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, run := alive(t, c)
+	for _, test := range []struct {
+		name, password string
+		at             place
+	}{{"ann", "abc", placePassword}, {"annann1234", "annann1234", placePassword}, {"a", testPassword, placeName}, {"ann b", testPassword, placeName}} {
+		a.c = nil
+		a.o.Server, a.o.User, a.o.Password, a.o.Register = s.url(), test.name, test.password, true
+		f := newForm(a)
+		a.form = f
+		f.submit()
+		run("an answer", func() bool { return !f.asking })
+		if f.problem == "" || f.at != test.at {
+			t.Errorf("after %q and %q the cursor is at %v, and it says %q", test.name, test.password, f.at, f.problem)
+		}
+		if f.at == placePassword && f.password.Value()+f.again.Value() != "" {
+			t.Errorf("what is typed comes behind %q", f.password.Value())
 		}
 	}
 }

@@ -2,8 +2,11 @@ package tui
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -17,14 +20,14 @@ type command struct {
 // commands are the commands, in the order in which they are listed.
 func commands() []command {
 	return []command{
-		{"/join", "CODE", "enter a room; its password is asked for if it has one", (*app).joinCommand},
+		{"/join", "CODE", "enter a room by its code or by an invitation link", (*app).joinCommand},
 		{"/create", "NAME", "make a room, and enter it", (*app).createCommand},
 		{"/invite", "", "what to tell somebody who is to come to this room", (*app).inviteCommand},
 		{"/users", "", "who is here now", (*app).usersCommand},
 		{"/rooms", "", "your rooms, with their codes", (*app).roomsCommand},
 		{"/leave", "", "be a member of this room no more", (*app).leaveCommand},
 		{"/delete", "CODE", "delete this room and its messages, for everybody; its owner may", (*app).deleteCommand},
-		{"/logout", "", "log in as somebody else, and forget the token", (*app).logoutCommand},
+		{"/logout", "", "log in as somebody else; the token and drafts are forgotten", (*app).logoutCommand},
 		{"/help", "", "the keys, and these commands", (*app).helpCommand},
 		{"/quit", "", "leave the program", func(a *app, _ string) { a.quit() }},
 	}
@@ -55,13 +58,21 @@ func (a *app) command(line string) {
 			continue
 		}
 		if c.args == "" && argument != "" {
-			a.note("%s takes nothing behind it. To send it as a message, write /%s", c.name, line)
+			a.note("%s takes nothing behind it. %s", c.name, asMessage(line))
 			return
 		}
 		c.run(a, argument)
 		return
 	}
-	a.note("No such command; /help lists them. To send it as a message, write /%s", line)
+	a.note("No such command; /help lists them. %s", asMessage(line))
+}
+
+// asMessage says how to send as a message what was taken for a command. Much of a text would push everything else away.
+func asMessage(line string) string {
+	if short := ansi.Truncate(screenLine(line), 60, "…"); short != line {
+		return "To send it as a message, have it back by Up, and write one more slash before it: " + short
+	}
+	return "To send it as a message, write /" + line
 }
 
 // matching are the commands to be listed while a line is typed: those that begin like it.
@@ -80,6 +91,9 @@ func matching(line string) []command {
 }
 
 func (a *app) joinCommand(code string) {
+	if _, linked, ok := invitation(code); ok { // whatever name the server has there
+		code = linked
+	}
 	if code == "" || strings.ContainsAny(code, " \n") {
 		a.note("Write the code of the room behind it, such as: /join K7P2QX")
 		return
@@ -144,7 +158,10 @@ func (a *app) listRooms() string {
 		if strings.EqualFold(r.owner, a.user) {
 			owner = "yours"
 		}
-		fmt.Fprintf(&b, "\n  %s  %s (%s, %s", r.code, r.name, owner, count(r.newest, "message"))
+		fmt.Fprintf(&b, "\n  %s  %s (%s", r.code, r.name, owner)
+		if n := r.unread(); n > 0 {
+			fmt.Fprintf(&b, ", %d new", n)
+		}
 		if r == a.here {
 			b.WriteString(", you are here")
 		}
@@ -173,6 +190,9 @@ func (a *app) end(r *room, command string, ask func(*client.Client, context.Cont
 		return ask(c, ctx, r.code)
 	}, func(err error) {
 		r.ending = false
+		if errors.Is(err, client.ErrOwnerStays) {
+			err = fmt.Errorf("the owner cannot leave the room; /delete it, or hand it over in the browser (%s/#%s)", a.server, r.code)
+		}
 		if err != nil {
 			a.failed(r, command, err)
 			return
@@ -201,6 +221,11 @@ func (a *app) logoutCommand(string) {
 		a.note("Not stored yet: %s. Wait, or give up: /logout once more.", count(n, "message"))
 		return
 	}
+	for _, r := range a.rooms { // whoever is here next is not to find what was being written
+		a.input.keep(r.draft)
+		r.draft = ""
+	}
+	a.input.keep(a.input.take())
 	a.signOut(strings.TrimSpace(unforgotten(a.forget(a.server, a.user))))
 }
 
@@ -258,7 +283,12 @@ func (a *app) create(name, password string) {
 			a.failed(a.here, "/create", err)
 			return
 		}
-		if a.find(code) != nil { // /rooms was faster
+		created := func(r *room) {
+			a.enterRoom(r)
+			a.note("The room %s has been created. Its code is %s: /invite says how others come here.", name, code)
+		}
+		if r := a.find(code); r != nil { // the list was faster
+			created(r)
 			return
 		}
 		r := newRoom(code, name, a.user, 0)
@@ -270,8 +300,7 @@ func (a *app) create(name, password string) {
 				return
 			}
 			a.add(r)
-			a.enterRoom(r)
-			a.note("The room %s has been created. Its code is %s: /invite says how others come here.", name, code)
+			created(r)
 		})
 	})
 }

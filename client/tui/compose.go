@@ -63,7 +63,11 @@ func (c *composer) setSize(width, maxHeight int) {
 	c.area.MaxHeight = max(1, maxHeight)
 	c.area.SetWidth(max(4, width))
 	c.area.SetHeight(min(c.area.Height(), c.area.MaxHeight))
+	c.follow()
 }
+
+// follow brings the cursor into view: the area does so only when it takes a message.
+func (c *composer) follow() { c.area, _ = c.area.Update(nil) }
 
 // The area has no tabs: it would make spaces of them. It has this in their place, the last character for private use, as
 // wide as the picture by which it is shown; in value it is a tab again.
@@ -76,6 +80,7 @@ func (c *composer) value() string { return strings.ReplaceAll(c.area.Value(), ta
 func (c *composer) set(s string) {
 	c.area.SetValue(tabsIn.Replace(s))
 	c.choices = nil
+	c.follow()
 }
 
 // load sets a text that is none of the history.
@@ -146,6 +151,7 @@ func (c *composer) paste(s string) bool {
 	}
 	c.choices = nil
 	c.area.InsertString(s)
+	c.follow()
 	return true
 }
 
@@ -184,6 +190,7 @@ func (c *composer) turn(step int) {
 	}
 	c.stem = c.choices[c.choice]
 	c.area.InsertString(c.stem)
+	c.follow()
 }
 
 // lastWord is the end of a line behind its last space.

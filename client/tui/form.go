@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
+	"regexp"
 	"strings"
 
 	"charm.land/bubbles/v2/textinput"
@@ -15,6 +17,9 @@ import (
 
 // defaultServer is the address that an empty one stands for: where a server listens unless it is told otherwise.
 const defaultServer = "http://localhost:8080"
+
+// userName is what a server takes for a new one.
+var userName = regexp.MustCompile(`^[A-Za-z0-9_.-]{2,32}$`)
 
 // form is what signs in: the server, the account, and a room.
 type form struct {
@@ -143,6 +148,7 @@ func (f *form) next() place {
 
 // move goes n places down.
 func (f *form) move(n int) {
+	f.takeLink()
 	for {
 		f.at = (f.at + place(n) + places) % places
 		if (f.at != placeAgain || f.register) && (f.at != placeStay || f.a.memory.folder != "") {
@@ -192,8 +198,21 @@ func (f *form) paste(text string) {
 	}
 }
 
+// takeLink puts the parts of an invitation link in their places.
+func (f *form) takeLink() {
+	if server, code, ok := invitation(f.server.Value()); ok {
+		f.server.SetValue(server)
+		f.room.SetValue(cmp.Or(code, f.room.Value()))
+	}
+	if server, code, ok := invitation(f.room.Value()); ok {
+		f.room.SetValue(code)
+		f.server.SetValue(cmp.Or(f.server.Value(), server))
+	}
+}
+
 // enter goes on: to what is missing behind this place, or, when nothing is, to the server.
 func (f *form) enter() {
+	f.takeLink()
 	switch {
 	case f.next() != places:
 		f.at = f.next()
@@ -235,7 +254,7 @@ func (f *form) submit() {
 // signIn makes a client for the server, and logs in.
 func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 	a := f.a
-	server := cmp.Or(strings.TrimSpace(f.server.Value()), defaultServer)
+	server := fullAddress(cmp.Or(strings.TrimSpace(f.server.Value()), defaultServer))
 	c, err := client.New(server)
 	if err != nil {
 		f.problem, f.at = notice(err), placeServer
@@ -270,7 +289,7 @@ func (f *form) signIn(logIn func(context.Context, *client.Client) error) {
 			a.lobby = newRoom("", "", "", 0)
 			a.here = a.lobby
 		}
-		a.c, a.server, a.user, a.stay = c, fullAddress(server), c.UserName(), f.stay
+		a.c, a.server, a.user, a.stay = c, server, c.UserName(), f.stay
 		a.o.Room = strings.TrimSpace(f.room.Value())
 		a.form = nil
 		if !f.stay && f.ofToken() {
@@ -291,6 +310,10 @@ func (f *form) failed(err error) {
 	case errors.Is(err, client.ErrTokenExpired), errors.Is(err, client.ErrTokenInvalid):
 		f.problem += unforgotten(f.a.forget(f.token.Server, f.token.User))
 		f.token, f.at = savedToken{}, placePassword
+	case errors.Is(err, client.ErrInvalidField) && userName.MatchString(strings.TrimSpace(f.name.Value())): // it is not the name
+		f.at = placePassword
+		f.password.SetValue("")
+		f.again.SetValue("")
 	case errors.Is(err, client.ErrNameTaken), errors.Is(err, client.ErrInvalidField):
 		f.at = placeName
 	case errors.Is(err, client.ErrRegistrationClosed):
@@ -309,13 +332,25 @@ func (f *form) failed(err error) {
 
 func sameServer(a, b string) bool { return fullAddress(a) == fullAddress(b) }
 
-// fullAddress is a server's address as others can use it.
+// fullAddress is a server's address as others can use it. One without a port is the name of a server that has a certificate.
 func fullAddress(server string) string {
 	server = strings.TrimRight(strings.TrimSpace(server), "/")
-	if strings.Contains(server, "://") {
+	if strings.Contains(server, "://") || server == "" {
 		return server
 	}
+	if _, _, err := net.SplitHostPort(server); err != nil && !strings.ContainsAny(server, "/@") {
+		return "https://" + server
+	}
 	return "http://" + server
+}
+
+// invitation takes an invitation link apart, such as https://chat.example.com/#K7P2QX, if it is one.
+func invitation(link string) (server, code string, ok bool) {
+	i := strings.LastIndex(link, "#")
+	if i < 0 {
+		return "", "", false
+	}
+	return strings.TrimRight(strings.TrimSpace(link[:i]), "/"), strings.TrimSpace(link[i+1:]), true
 }
 
 // view draws the form in a column in the middle of the screen.

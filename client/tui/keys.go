@@ -94,8 +94,11 @@ func (a *app) chatKey(msg tea.KeyPressMsg) {
 		}
 		a.input.press(msg)
 	default:
+		before := a.input.value()
 		a.input.press(msg)
-		a.typing()
+		if a.input.value() != before { // whoever moves about in a draft does not write
+			a.typing()
+		}
 	}
 }
 

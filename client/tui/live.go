@@ -93,22 +93,64 @@ func (a *app) nextUnread() {
 
 // connect joins a room that the user is a member of, if that has not been done, until it is.
 func (a *app) connect(r *room) {
-	if r.code == "" || r.live != nil || r.joining || r.gone {
+	if r.code != "" && r.live == nil && !r.joining && !r.gone {
+		a.readmit(r)
+	}
+}
+
+// readmit connects a room if the user is a member of it still. Joining alone would make the user one, where no password is asked
+// for. The list is asked for once for all the rooms that wait for it.
+func (a *app) readmit(r *room) {
+	r.joining = true // until it is: whoever shows the room meanwhile is not to begin once more
+	a.waitList = append(a.waitList, r)
+	if len(a.waitList) > 1 {
 		return
 	}
+	a.askRooms(func(list []client.ChatRoom, err error) {
+		waiting := a.waitList
+		a.waitList = nil
+		if a.ended(err) {
+			return
+		}
+		for _, r := range waiting {
+			switch {
+			case r.gone:
+			case err != nil:
+				a.readmitLater(r, err)
+			case !listed(list, r):
+				a.dropUnlisted(r)
+			default:
+				a.admit(r)
+			}
+		}
+	})
+}
+
+func (a *app) readmitLater(r *room, err error) {
+	r.away, r.joining = err, true
+	a.later(pauseAfter(err), func() { a.readmit(r) })
+}
+
+// admit joins a room of a list that has just come.
+func (a *app) admit(r *room) {
 	a.open(r, "", func(err error) {
 		switch {
 		case err == nil, a.ended(err):
 		case isDenied(err):
 			a.drop(r, "You can no longer enter %s (%s).", r.name, r.code)
 		default:
-			r.away, r.joining = err, true // until then: whoever shows the room meanwhile is not to begin once more
-			a.later(pauseAfter(err), func() {
-				r.joining = false
-				a.connect(r)
-			})
+			a.readmitLater(r, err)
 		}
 	})
+}
+
+// listed reports whether a room is one of a list.
+func listed(list []client.ChatRoom, r *room) bool {
+	return slices.ContainsFunc(list, func(info client.ChatRoom) bool { return info.ShortCode == r.code })
+}
+
+func (a *app) dropUnlisted(r *room) {
+	a.drop(r, "You are no longer a member of %s (%s).", r.name, r.code)
 }
 
 // open joins a room and lets it bring what it has.
@@ -152,7 +194,7 @@ func (a *app) open(r *room, password string, done func(error)) {
 func (a *app) attend(r *room) {
 	live := r.live
 	a.meet(r, func(err error) {
-		if err == nil {
+		if err == nil || a.ended(err) {
 			return
 		}
 		a.later(pauseAfter(err), func() {
@@ -182,6 +224,9 @@ func (a *app) meet(r *room, done func(error)) {
 			return
 		case err == nil:
 			r.present = present
+			for _, name := range present {
+				a.isCalled(name)
+			}
 		}
 		done(err)
 	})
@@ -203,7 +248,8 @@ func (a *app) receive(ctx context.Context, r *room, live *client.Room) {
 }
 
 func (a *app) received(r *room, m client.Message) {
-	mine := strings.EqualFold(m.UserName, a.user)
+	a.isCalled(m.UserName)
+	mine := m.UserName == a.user
 	mention := !mine && mentions(m.Body, a.user)
 	if !r.add(m, mine, mention) {
 		return
@@ -255,6 +301,7 @@ func (a *app) fill() {
 		switch {
 		case r.live != live:
 			r.loading = false
+		case a.ended(err): // else it would look as if there were nothing before
 		case err != nil:
 			a.later(pauseAfter(err), func() { r.loading = false })
 		default:
@@ -273,6 +320,7 @@ func (a *app) stateChanged(r *room, state client.ConnState, cause error) {
 	case "back":
 		r.away = nil
 		a.attend(r)
+		a.lookSoon()
 	}
 }
 
@@ -317,31 +365,13 @@ func (a *app) restart(r *room) {
 	a.readmit(r)
 }
 
-// readmit connects a room again if the user is a member of it still. Joining alone would make the user one, where no password
-// is asked for.
-func (a *app) readmit(r *room) {
-	r.joining = true
-	a.askRooms(func(list []client.ChatRoom, err error) {
-		switch {
-		case a.ended(err) || r.gone:
-		case err != nil:
-			r.away = err
-			a.later(pauseAfter(err), func() { a.readmit(r) })
-		case !slices.ContainsFunc(list, func(info client.ChatRoom) bool { return info.ShortCode == r.code }):
-			a.drop(r, "You are no longer a member of %s (%s).", r.name, r.code)
-		default:
-			r.joining = false
-			a.connect(r)
-		}
-	})
-}
-
 // drop takes a room away, and says why.
 func (a *app) drop(r *room, format string, args ...any) {
 	if r.gone {
 		return
 	}
 	r.gone = true
+	a.drops++
 	if live := r.live; live != nil {
 		r.leave()
 		a.others.Go(func() { live.Disconnect() })

@@ -27,7 +27,11 @@ type memory struct {
 type remembered struct {
 	Read uint64 `json:"read"` // the seq up to which its messages have been seen
 	Open bool   `json:"open"` // it was the one that was shown
+	// Draft is what was being written.
+	Draft string `json:"draft,omitempty"`
+
 	anew bool   // Read is of other messages than what was remembered before
+	own  string // the draft here when it was last remembered, or read
 }
 
 // savedToken stands for a password until it expires.
@@ -54,6 +58,12 @@ func recall(folder string) *memory {
 	if m.Rooms == nil {
 		m.Rooms = make(map[string]map[string]remembered)
 	}
+	for _, rooms := range m.Rooms {
+		for code, r := range rooms {
+			r.own = r.Draft
+			rooms[code] = r
+		}
+	}
 	return m
 }
 
@@ -73,17 +83,22 @@ func (m *memory) rooms(server, user string) map[string]remembered {
 func roomsKey(server, user string) string { return server + " " + strings.ToLower(user) }
 
 // save remembers where the user is; without rooms, only who it is. What another client has written meanwhile of other
-// users is kept, and a message that was seen there has been seen.
+// users is kept, a message that was seen there has been seen, and a draft is that of the client in which it has changed.
 func (m *memory) save(server, user string, rooms map[string]remembered) error {
 	if m.folder == "" {
 		return nil
 	}
-	now := recall(m.folder)
-	for code, there := range now.rooms(server, user) {
-		if here, ok := rooms[code]; ok && !here.anew {
+	now, before := recall(m.folder), m.rooms(server, user)
+	for code, here := range rooms {
+		there := now.rooms(server, user)[code]
+		if !here.anew {
 			here.Read = max(here.Read, there.Read)
-			rooms[code] = here
 		}
+		here.own = here.Draft
+		if here.own == before[code].own {
+			here.Draft = there.Draft
+		}
+		rooms[code] = here
 	}
 	m.Server, m.User, m.Rooms = server, user, now.Rooms
 	if rooms != nil {

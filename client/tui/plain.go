@@ -31,7 +31,7 @@ func runPlain(ctx context.Context, o Options) error {
 	if _, ok := o.Out.(*os.File); ok {
 		signal.Ignore(syscall.SIGPIPE) // writing to a closed pipe is an error then, not the end
 	}
-	c, err := client.New(o.Server)
+	c, err := client.New(fullAddress(o.Server))
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (o *Options) missing() error {
 	if len(flags) == 0 {
 		return nil
 	}
-	return fmt.Errorf("not on a terminal, nothing can be asked for: give %s", strings.Join(flags, ", "))
+	return fmt.Errorf("the line protocol asks for nothing: give %s", strings.Join(flags, ", "))
 }
 
 // enter logs in and joins the room.

@@ -113,7 +113,9 @@ func (r *room) add(m client.Message, mine, mention bool) bool {
 	delete(r.typing, m.UserName)
 	if mine { // what came before was read where it was written
 		r.read, r.mentions = max(r.read, m.Seq), 0
-		r.arrived(m.Seq, m.Body)
+		if r.arrived(m.Seq, m.Body) && r.scroll.held { // it has been here all the time
+			r.scroll.fresh--
+		}
 	}
 	return true
 }
@@ -158,14 +160,17 @@ func (r *room) trim(n int) {
 	}
 }
 
-// has reports whether a message is among the items.
-func (r *room) has(seq uint64) bool {
+// index is where a message stands among the items; -1: nowhere.
+func (r *room) index(seq uint64) int {
 	for i := len(r.items) - 1; i >= 0; i-- {
 		if it := r.items[i]; it.kind == stored && it.seq <= seq {
-			return it.seq == seq
+			if it.seq == seq {
+				return i
+			}
+			break
 		}
 	}
-	return false
+	return -1
 }
 
 // prepend adds a page of the history, of the messages before a seq, or of the last ones before 0. It is late if the room
@@ -177,9 +182,6 @@ func (r *room) prepend(page []client.Message, before uint64, user string) {
 	var older []*item
 	for _, m := range page {
 		mine := strings.EqualFold(m.UserName, user)
-		if mine {
-			r.arrived(m.Seq, "")
-		}
 		older = append(older, &item{seq: m.Seq, name: m.UserName, body: m.Body, at: m.SentAt, mention: !mine && mentions(m.Body, user)})
 	}
 	if len(older) == 0 {
@@ -196,24 +198,31 @@ func (r *room) prepend(page []client.Message, before uint64, user string) {
 	}
 	r.items = append(older, r.items...)
 	r.scroll.prepended(len(older))
-}
-
-// arrived takes away the pending message that has come back as part of the room: the one of this seq, or, before it has
-// been confirmed, the first with these words, if there are any.
-func (r *room) arrived(seq uint64, body string) {
-	for _, it := range r.pending {
-		if it.kind == pending && (it.seq == seq || it.seq == 0 && body != "" && it.body == body) {
-			r.unpend(it)
-			return
+	for _, m := range page {
+		if strings.EqualFold(m.UserName, user) {
+			r.arrived(m.Seq, "")
 		}
 	}
 }
 
-// unpend takes an item out of those that are shown last. Notes that stood behind it alone stand among the others now.
-func (r *room) unpend(it *item) {
+// arrived takes away the pending message that has come back as part of the room: the one of this seq, or, before it has
+// been confirmed, the first with these words, if there are any. It reports whether there was one.
+func (r *room) arrived(seq uint64, body string) bool {
+	for _, it := range r.pending {
+		if it.kind == pending && (it.seq == seq || it.seq == 0 && body != "" && it.body == body) {
+			r.unpend(it, seq)
+			return true
+		}
+	}
+	return false
+}
+
+// unpend takes an item out of those that are shown last: it is the stored message of this seq, or none if that is 0. Notes that
+// stood behind it alone stand among the others now.
+func (r *room) unpend(it *item, seq uint64) {
 	if i := slices.Index(r.pending, it); i >= 0 {
 		r.pending = slices.Delete(r.pending, i, i+1)
-		r.scroll.removed(len(r.items) + i)
+		r.scroll.removed(len(r.items)+i, r.index(seq), len(r.items)+len(r.pending)-1)
 	}
 	for len(r.pending) > 0 && r.pending[0].kind != pending {
 		r.items = append(r.items, r.pending[0])
@@ -227,7 +236,7 @@ func (r *room) giveUp() []*item {
 	unsaved := r.unsaved
 	for _, it := range slices.Clone(r.pending) {
 		if it.kind == pending {
-			r.unpend(it)
+			r.unpend(it, 0)
 		}
 	}
 	r.unsaved, r.outbox = nil, newOutbox()
@@ -238,15 +247,15 @@ func (r *room) giveUp() []*item {
 func (r *room) confirmed(it *item, seq uint64) {
 	it.seq = seq
 	r.unsaved = without(r.unsaved, it)
-	if r.has(seq) {
-		r.unpend(it)
+	if r.index(seq) >= 0 {
+		r.unpend(it, seq)
 	}
 }
 
 // forget takes a pending message away that will not be stored.
 func (r *room) forget(it *item) {
 	r.unsaved = without(r.unsaved, it)
-	r.unpend(it)
+	r.unpend(it, 0)
 }
 
 // without is a list in which nothing is this.
@@ -331,5 +340,30 @@ func (r *room) names(user string) []string {
 
 // byName is the order of rooms in the list.
 func byName(a, b *room) int {
-	return cmp.Or(cmp.Compare(strings.ToLower(a.name), strings.ToLower(b.name)), cmp.Compare(a.code, b.code))
+	return cmp.Or(compare(strings.ToLower(a.name), strings.ToLower(b.name)), cmp.Compare(a.code, b.code))
 }
+
+// compare compares two texts, and the numbers in them by what they are: 4 comes before 39.
+func compare(a, b string) int {
+	for a != "" && b != "" {
+		m, n := digits(a), digits(b)
+		if m == 0 || n == 0 {
+			m, n = 1, 1
+		}
+		x, y := a[:m], b[:n]
+		if m > 1 || n > 1 {
+			x, y = strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+			if c := cmp.Compare(len(x), len(y)); c != 0 {
+				return c
+			}
+		}
+		if c := cmp.Compare(x, y); c != 0 {
+			return c
+		}
+		a, b = a[m:], b[n:]
+	}
+	return cmp.Compare(a, b)
+}
+
+// digits is how many digits a text begins with.
+func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }

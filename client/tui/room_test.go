@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
@@ -176,6 +179,54 @@ func TestRoomRenamed(t *testing.T) {
 	}
 }
 
+// Rooms stand in the order of their names, and of the numbers in them.
+func TestRoomOrder(t *testing.T) {
+	for _, pair := range [][2]string{{"4", "39"}, {"Room 4", "room 39"}, {"a", "B"}, {"a", "a 1"}, {"a1b2", "a01b10"}, {"1", "a"}, {"", "a"}, {"a 0", "a 1"}, {"9", "é"}} {
+		low, high := newRoom("B", pair[0], "", 0), newRoom("A", pair[1], "", 0)
+		if byName(low, high) >= 0 || byName(high, low) <= 0 {
+			t.Errorf("%q does not stand before %q", pair[0], pair[1])
+		}
+	}
+}
+
+// What the user wrote stands under the name as the server has it, whatever case it was given in at the log-in; and who is thrown
+// out of an account hears that the password was right before.
+func TestNameAndPassword(t *testing.T) {
+	s := startServer(t)
+	_, ann := s.room(t, "ann", testPassword)
+	c, err := client.New(s.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Login(t.Context(), "ANN", testPassword); err != nil {
+		t.Fatal(err)
+	}
+	a, run := alive(t, c)
+	a.lookPause = 10 * time.Millisecond
+	a.begin()
+	run("the room", func() bool { return a.here.live != nil })
+	a.say("mine")
+	if name := a.here.pending[0].name; name != "ann" {
+		t.Errorf("what is pending stands under %q", name)
+	}
+	run("the message", func() bool { return a.here.index(1) >= 0 })
+	s.rest(t, ann, http.MethodPost, "/account/password", map[string]string{"password": testPassword, "new_password": "another " + testPassword})
+	run("the form", func() bool { return a.form != nil })
+	if !strings.HasPrefix(a.form.problem, "You have been logged out: your password has been changed") {
+		t.Errorf("it says %q", a.form.problem)
+	}
+}
+
+// A room that is not open is told to be over by the list alone; one that is being joined hears of it otherwise.
+func TestRoomUnlisted(t *testing.T) {
+	a := inLobby(t, "a", "b", "c")
+	a.find("B").joining = false
+	a.merge([]client.ChatRoom{{ShortCode: "A", Name: "a"}})
+	if len(a.rooms) != 2 || a.find("B") != nil || bodies(a.here) != "·You are no longer a member of b (B)." {
+		t.Errorf("there are %d rooms, and it is said %q", len(a.rooms), bodies(a.here))
+	}
+}
+
 // A message that is written after a restore is none of those that are given up by it.
 func TestOutboxAfterRestore(t *testing.T) {
 	a := inLobby(t, "a")
@@ -232,6 +283,155 @@ func TestReadmit(t *testing.T) {
 		}
 		a.feed.close()
 		a.others.Wait()
+	}
+}
+
+// A room that could not be joined at first is joined later by its members alone, as one that had not been joined yet when it is
+// shown: whoever had been removed meanwhile was a member again.
+func TestConnectLooksFirst(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "ann", testPassword)
+	for _, test := range []struct {
+		name   string
+		member bool
+		away   bool
+	}{{"ann", true, true}, {"bob", false, true}, {"dan", false, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			var c *client.Client
+			if test.name == "ann" {
+				_, c = s.room(t, "eve", testPassword)
+			} else {
+				c = account(t, s, test.name)
+			}
+			joined(t, c, code).Disconnect()
+			a, run := alive(t, c)
+			r := newRoom(code, "Lobby", "ann", 0)
+			a.add(r)
+			if test.away {
+				s.kill()
+				a.admit(r)
+				run("a failure", func() bool { return r.away != nil })
+				s.start(t)
+			}
+			if !test.member {
+				if err := c.LeaveChatRoom(t.Context(), code); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a.show(r)
+			run("an end", func() bool { return r.live != nil || r.gone })
+			if test.member != (r.live != nil) {
+				t.Errorf("connected: %v", r.live != nil)
+			}
+			list, err := c.ListChatRooms(t.Context())
+			if err != nil || test.member != slices.ContainsFunc(list, func(info client.ChatRoom) bool { return info.ShortCode == code }) {
+				t.Errorf("%s is in %v, %v", test.name, list, err)
+			}
+		})
+	}
+}
+
+// What the same user does on another device arrives: rooms that are new or have another name.
+func TestRoomsChangeElsewhere(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	bob := account(t, s, "bob")
+	joined(t, bob, code)
+	a, run := alive(t, bob)
+	a.lookPause = 10 * time.Millisecond
+	a.begin()
+	run("the first room", func() bool { return a.here.live != nil })
+
+	s.rest(t, c, http.MethodPatch, "/rooms/"+code, map[string]string{"room_name": "Another name"})
+	run("the other name", func() bool { return a.here.name == "Another name" })
+
+	other, err := c.CreateChatRoom(t.Context(), "New", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined(t, bob, other)
+	var r *room
+	run("the new room", func() bool { r = a.find(other); return r != nil && r.live != nil })
+	says(t, joined(t, c, other), "hello bob")
+	run("its message", func() bool { return badge(r.unread(), r.mentions) == "@1" })
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// Who is not known to the server any more hears of it, whatever was asked for: the history stopped as if it began there, under
+// "connected", and was asked for every two seconds.
+func TestTokenEnds(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	says(t, joined(t, c, code), "hello")
+	for _, test := range []struct {
+		name string
+		ask  func(a *app, r *room)
+	}{
+		{"history", func(a *app, r *room) { a.fill() }},
+		{"users", func(a *app, r *room) { a.attend(r) }},
+		{"rooms", func(a *app, r *room) { a.look() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			byToken, err := client.New(s.url())
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, run := alive(t, byToken)
+			if _, err := byToken.LoginWithToken(t.Context(), c.Token()); err != nil {
+				t.Fatal(err)
+			}
+			r := newRoom(code, "Lobby", "ann", 0)
+			r.live, r.stop = joined(t, byToken, code), func() {}
+			a.add(r)
+			a.here = r
+			s.rest(t, c, http.MethodPost, "/account/password", map[string]string{"password": testPassword, "new_password": testPassword})
+			if err := c.Login(t.Context(), "ann", testPassword); err != nil {
+				t.Fatal(err)
+			}
+			test.ask(a, r)
+			run("the form", func() bool { return a.form != nil })
+			if !strings.Contains(strings.ToLower(a.form.problem), "token") {
+				t.Errorf("it says %q", a.form.problem)
+			}
+		})
+	}
+}
+
+// When rooms are back, it is looked once for what has changed meanwhile.
+func TestRoomsChangeWhileAway(t *testing.T) {
+	s := startServer(t)
+	code, c := s.room(t, "ann", testPassword)
+	a, run := alive(t, c)
+	for _, r := range []*room{newRoom(code, "Old name", "ann", 0), newRoom("OTHER", "", "ann", 0)} {
+		r.joining, r.link = true, link{opened: true, away: true}
+		a.add(r)
+		a.stateChanged(r, client.Connected, nil)
+	}
+	if n := len(a.cmds); n != 1 {
+		t.Errorf("it looks %d times", n)
+	}
+	run("the other name", func() bool { return a.find(code).name == "Lobby" })
+}
+
+// A list that was asked for before a room was left does not bring it back.
+func TestListIsLate(t *testing.T) {
+	s := startServer(t)
+	code, _ := s.room(t, "ann", testPassword)
+	bob := account(t, s, "bob")
+	joined(t, bob, code).Disconnect()
+	a, run := alive(t, bob)
+	r := newRoom(code, "Lobby", "ann", 0)
+	a.add(r)
+	r.joining = true
+	a.roomsCommand("")
+	a.others.Wait() // the answer has come, but has not been looked at
+	if err := bob.LeaveChatRoom(t.Context(), code); err != nil {
+		t.Fatal(err)
+	}
+	a.drop(r, "left")
+	run("the list", func() bool { return strings.Contains(bodies(a.here), "You are in no room") || a.find(code) != nil })
+	if a.find(code) != nil {
+		t.Error("the room is back")
 	}
 }
 
@@ -295,7 +495,7 @@ func TestScrollHolds(t *testing.T) {
 		a.pane().up(1 + random.IntN(60))
 		for range 20 {
 			before := visible()
-			switch random.IntN(5) {
+			switch random.IntN(6) {
 			case 0:
 				r.add(client.Message{Seq: r.last + 1, UserName: "bob", Body: "new", SentAt: time.Unix(2e9, 0)}, false, false)
 			case 1:
@@ -316,6 +516,14 @@ func TestScrollHolds(t *testing.T) {
 			case 4:
 				a.pane().down(random.IntN(10))
 				before = visible()
+			case 5:
+				if len(r.pending) > 0 {
+					r.add(client.Message{Seq: r.last + 1, UserName: "ann", Body: "pending", SentAt: time.Unix(2e9, 0)}, true, false)
+					before = visible() // it is shown otherwise than before
+				}
+			}
+			if r.scroll.item >= a.pane().len() {
+				t.Fatalf("seed %d: it is held at item %d of %d", seed, r.scroll.item, a.pane().len())
 			}
 			after := visible()
 			if !r.scroll.held {
@@ -347,6 +555,62 @@ func TestMentions(t *testing.T) {
 	}
 }
 
+// A message at the lower edge stays there when it is stored: the view jumped to the end, and then followed it while it said that
+// it did not. Where nothing is hidden any more, it follows.
+func TestScrollPending(t *testing.T) {
+	const body = "line1\nline2\nline3\nline4\nline5\nline6"
+	mine := func(seq uint64, body string) client.Message {
+		return client.Message{Seq: seq, UserName: "ann", Body: body, SentAt: time.Unix(2e9, 0)}
+	}
+	theirs := client.Message{Seq: 31, UserName: "bob", Body: "new", SentAt: time.Unix(2e9, 0)}
+	for _, test := range []struct {
+		name       string
+		do         func(r *room, it *item)
+		last       string // the row that stands last
+		held, more bool
+		fresh      int
+	}{
+		{"stored", func(r *room, it *item) { r.add(mine(31, body), true, false) }, "line3", true, false, 0},
+		{"confirmed, then stored", func(r *room, it *item) { r.confirmed(it, 31); r.add(mine(31, body), true, false) }, "line3", true, false, 0},
+		{"stored behind another", func(r *room, it *item) { r.add(theirs, false, false); r.add(mine(32, body), true, false) }, "line3", true, false, 1},
+		{"stored before another own one", func(r *room, it *item) { r.add(mine(31, body), true, false) }, "line3", true, true, 0},
+		{"with the history", func(r *room, it *item) {
+			r.items, r.oldest, r.last = nil, 0, 0
+			r.scroll.item = 0
+			r.confirmed(it, 31)
+			r.prepend([]client.Message{mine(30, "thirty"), mine(31, body)}, 0, "ann")
+		}, "line3", true, false, 0},
+		{"not stored", func(r *room, it *item) { r.forget(it) }, "30", false, false, 0},
+		{"not stored, before another own one", func(r *room, it *item) { r.forget(it) }, "30", true, true, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := chatting(t, 60, 14, 0)
+			r := a.here
+			for i := range 30 {
+				r.add(mine(uint64(i+1), fmt.Sprint(i+1)), true, false)
+			}
+			a.say(body)
+			it := r.pending[0]
+			if test.more {
+				a.say("another")
+			}
+			rows := 3
+			if test.more {
+				rows++
+			}
+			a.pane().up(rows)
+			test.do(r, it)
+			shown, _ := a.pane().visible()
+			if last := ansi.Strip(shown[len(shown)-1]); !strings.HasSuffix(last, test.last) {
+				t.Errorf("what stands last is %q, want %q", last, test.last)
+			}
+			if s := r.scroll; s.held != test.held || s.fresh != test.fresh || s.item >= a.pane().len() {
+				t.Errorf("it is held: %v, with %d new, at item %d of %d", s.held, s.fresh, s.item, a.pane().len())
+			}
+		})
+	}
+}
+
 // Two clients of one user, and one of another, lose nothing of each other.
 func TestMemoryOfTwo(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "made", "when needed")
@@ -361,7 +625,7 @@ func TestMemoryOfTwo(t *testing.T) {
 	save(two, "bob", map[string]remembered{"A": {Read: 7}})
 	save(two, "ANN", map[string]remembered{"A": {Read: 3}, "B": {Read: 2, Open: true}})
 	save(one, "ann", nil)
-	if got := fmt.Sprint(recall(folder).rooms("http://a", "Ann")); got != "map[A:{5 false false} B:{2 true false}]" {
+	if got := fmt.Sprint(recall(folder).rooms("http://a", "Ann")); got != "map[A:{5 false  false } B:{2 true  false }]" {
 		t.Errorf("ann's rooms are %s", got)
 	}
 	if got := recall(folder).rooms("http://a", "bob")["A"].Read; got != 7 {
@@ -379,7 +643,7 @@ func TestMemoryOfTwo(t *testing.T) {
 	if err := errors.Join(one.forget("http://a", "bob"), one.forget("http://b", "ann")); err != nil || one.token != token || recall(folder).token != token {
 		t.Errorf("the token of another account is gone: %v", err)
 	}
-	if err := recall(folder).forget("a/", "Ann"); err != nil {
+	if err := recall(folder).forget("http://a/", "Ann"); err != nil {
 		t.Fatal(err)
 	}
 	if err := one.keep(token); err != nil || recall(folder).token != (savedToken{}) {
@@ -393,6 +657,53 @@ func TestMemoryOfTwo(t *testing.T) {
 	save(recall(folder), "ann", map[string]remembered{"A": {Read: 9}})
 	if got := recall(folder).rooms("http://a", "ann")["A"].Read; got != 9 {
 		t.Errorf("after a file that makes no sense ann has read up to %d", got)
+	}
+}
+
+// What is being written is there again at the next start, and is nobody else's; two clients do not bring back what one has sent.
+func TestDraftsRemembered(t *testing.T) {
+	folder := t.TempDir()
+	list := []client.ChatRoom{{ShortCode: "A", Name: "a"}, {ShortCode: "B", Name: "b"}}
+	start := func() *app {
+		a := inLobby(t)
+		a.server, a.user, a.listed, a.memory = "http://a", "ann", true, recall(folder)
+		a.merge(list)
+		a.show(a.rooms[0])
+		return a
+	}
+	drafts := func(a *app) string { return fmt.Sprintf("%q", []string{a.draft(a.rooms[0]), a.draft(a.rooms[1])}) }
+	first := start()
+	first.input.set("in a")
+	first.step(1)
+	first.input.set("in\nb")
+	first.remember()
+	one, two := start(), start()
+	if got := drafts(one); got != `["in a" "in\nb"]` {
+		t.Errorf("after the start the drafts are %s", got)
+	}
+	one.input.take() // it has been sent
+	one.remember()
+	two.step(1)
+	two.input.set("in b, and more")
+	two.remember()
+	one.remember()
+	if got := drafts(start()); got != `["" "in b, and more"]` {
+		t.Errorf("after two clients the drafts are %s", got)
+	}
+	if two.unkept() != nil {
+		t.Error("what is remembered is said to be lost")
+	}
+	two.memory.folder = ""
+	if got := fmt.Sprint(two.unkept()); got != "[a: in a b: in b, and more]" {
+		t.Errorf("with no folder there are %s", got)
+	}
+	three := start()
+	three.logoutCommand("")
+	if got := drafts(start()); got != `["" ""]` {
+		t.Errorf("after /logout the drafts are %s", got)
+	}
+	if three.input.recall(three.input.at - 1); three.input.value() != "in b, and more" {
+		t.Errorf("after /logout Up brings back %q", three.input.value())
 	}
 }
 
@@ -429,4 +740,23 @@ func TestFeed(t *testing.T) {
 	time.Sleep(10 * time.Millisecond)
 	f.close()
 	<-over
+}
+
+// A row does not begin with what belongs to the letter before: an accent of its own went to the next row, and stood nowhere.
+func TestWrapKeepsAccents(t *testing.T) {
+	for _, text := range []string{strings.Repeat("e\u0301", 50), strings.Repeat("word e\u0301e\u0301 ", 20), strings.Repeat("❤\uFE0F", 30), "  " + strings.Repeat("a\u0301\u0323", 40)} {
+		for width := 8; width < 24; width++ {
+			p := &pane{width: width}
+			rows := p.wrap(text)
+			for _, row := range rows {
+				if trimmed := strings.TrimLeft(row, " "); trimmed != strings.TrimLeftFunc(trimmed, joins) || trimmed == "" || cells.StringWidth(row) > width-2 {
+					t.Fatalf("in %d columns %q has the row %q", width, text, row)
+				}
+			}
+			whole := func(s string) string { return strings.ReplaceAll(s, " ", "") }
+			if got := whole(strings.Join(rows, "")); got != whole(text) {
+				t.Fatalf("in %d columns %q becomes %q", width, text, got)
+			}
+		}
+	}
 }

@@ -19,10 +19,11 @@ import (
 // Options say where to chat and as whom. What is empty is asked for on a terminal. The line protocol has
 // nobody to ask: there Server, User, Password, and Room or Create must be set.
 type Options struct {
-	// Server is an address as client.New takes it.
+	// Server is an address as client.New takes it, or a host alone, which stands for https.
 	Server         string
 	User, Password string
-	// Room is the short code of a room to join. RoomPassword is for a room that the user is no member of
+	// Room is the short code of a room to join, or an invitation link to it, whose server is the Server if that is empty.
+	// RoomPassword is for a room that the user is no member of
 	// yet, or for the one to create; empty in the line protocol, it is the empty password.
 	Room, RoomPassword string
 	// Register makes the account first.
@@ -32,8 +33,8 @@ type Options struct {
 
 	// Notify says what happens on a terminal when a message mentions the user's name: NotifyOff, NotifyBell, or NotifyOSC9.
 	Notify string
-	// Folder is where a terminal's client remembers the server, the name, what has been read, and, if the person wants
-	// that, a token; empty: nowhere. The folder is made when it is needed.
+	// Folder is where a terminal's client remembers the server, the name, what has been read, what is being written,
+	// and, if the person wants that, a token; empty: nowhere. The folder is made when it is needed.
 	Folder string
 
 	// In, Out and Err are os.Stdin, os.Stdout and os.Stderr where they are nil. A Read from In that is
@@ -95,6 +96,9 @@ func dumb() bool {
 func (o *Options) setDefaults() {
 	if o.In == nil {
 		o.In = os.Stdin
+	}
+	if server, code, ok := invitation(o.Room); ok {
+		o.Server, o.Room = cmp.Or(o.Server, server), code
 	}
 	o.Out = cmp.Or[io.Writer](o.Out, os.Stdout)
 	o.Err = cmp.Or[io.Writer](o.Err, os.Stderr)

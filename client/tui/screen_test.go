@@ -197,7 +197,7 @@ func TestScreenCommands(t *testing.T) {
 	w.await("from bob", "bob")
 	for _, step := range []struct{ enter, await string }{
 		{"/users", "Here now: alice, bob"},
-		{"/rooms", code + "  Lobby (yours, 1 message, you are here)"},
+		{"/rooms", code + "  Lobby (yours, you are here)"},
 		{"/USERS", "Here now: alice, bob"},
 		{"/join", "Write the code of the room behind it"},
 		{"/create", "Write the name of the room behind it"},
@@ -205,7 +205,7 @@ func TestScreenCommands(t *testing.T) {
 		{"/nonsense", "No such command; /help lists them. To send it as a message, write //nonsense"},
 		{"/join NOSUCH", "Password of the room NOSUCH"},
 		{"not this", "There is no such room"},
-		{"/leave", "owner"},
+		{"/leave", "/leave: The owner cannot leave the room; /delete it, or hand it over in the browser"},
 		{"/delete", "If you mean it: /delete " + code},
 		{"/help", "Alt-Up and Alt-Down"},
 	} {
@@ -405,6 +405,17 @@ func TestScreenUnread(t *testing.T) {
 	if screen := again.settled(); strings.Index(screen, "─ new ─") < strings.Index(screen, "hello alice") {
 		t.Error("the unread line stands too high")
 	}
+	again.types("left here")
+	again.awaitInput("left here")
+	again.keys("M-Up")
+	again.await("Lobby · " + code)
+	again.enter("/quit")
+	again.ended(0)
+	third := openWindow(t, terminalKind{width: 80, height: 24, config: w.config}, "--password", testPassword)
+	third.await("Lobby · " + code)
+	third.keys("M-Up")
+	third.await("Another · " + other)
+	third.awaitInput("left here")
 }
 
 // A token is kept if the person says so, in a file of mode 0600; a password never is.
@@ -502,7 +513,7 @@ func TestScreenInput(t *testing.T) {
 	w.keys("Enter")
 	w.await("Not sent: ")
 	w.keys("Up")
-	w.await("> yyyyyy")
+	eventually(t, w.input, func(s string) bool { return strings.HasSuffix(s, "y\n  yyyyyyyy") }, "the end of the text")
 	w.undamaged()
 	w.keys("C-c")
 	w.awaitInput("")

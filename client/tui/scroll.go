@@ -3,6 +3,7 @@ package tui
 import (
 	"strings"
 	"time"
+	"unicode"
 )
 
 // groupTime is how long after a message another one of the same sender stands under the same name.
@@ -29,10 +30,20 @@ func (s *scroll) appended(it *item, n int) {
 	}
 }
 
-// removed is that the item of an index is no more.
-func (s *scroll) removed(i int) {
-	if s.held && s.item > i {
+// removed is that the item of an index, the last of which is last now, is no more, or is the one of index as: -1 if it is none.
+func (s *scroll) removed(i, as, last int) {
+	switch {
+	case !s.held:
+		return
+	case s.item > i:
 		s.item--
+	case s.item == i && as >= 0:
+		s.item = as
+	case s.item == i: // what stood above it stands last
+		s.item, s.cut = max(0, i-1), 0
+	}
+	if s.item >= last && s.cut == 0 {
+		s.toEnd()
 	}
 }
 
@@ -153,11 +164,20 @@ func (p *pane) wrap(line string) []string {
 			row = cells.Hardwrap(row, width, true)
 		}
 		for part := range strings.SplitSeq(row, "\n") {
+			if rest := strings.TrimLeftFunc(part, joins); rest != part && rows != nil { // Wrap breaks before what stands above a letter
+				rows[len(rows)-1] += part[:len(part)-len(rest)]
+				if part = rest; part == "" {
+					continue
+				}
+			}
 			rows = append(rows, indent+part)
 		}
 	}
 	return rows
 }
+
+// joins reports whether a character is part of the one before: an accent of its own, for example.
+func joins(r rune) bool { return unicode.In(r, unicode.Mn, unicode.Me) || r == '\u200D' }
 
 // fewBlanks makes one line of many empty ones, which would push everything else away.
 func fewBlanks(lines []string) []string {

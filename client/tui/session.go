@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/grpcchatter/grpcchatter/client"
 )
 
 // maxOpen is how many rooms are joined at the start. Others are when they are shown.
 const maxOpen = 200
+
+// lookPause is how often it is looked for what has changed about the user's rooms elsewhere: nothing tells of that.
+const lookPause = time.Minute
 
 // begin opens the user's rooms after a log-in.
 func (a *app) begin() {
@@ -25,6 +29,7 @@ func (a *app) begin() {
 			return
 		}
 		a.listed, a.away = true, nil
+		a.keepLooking()
 		open := a.merge(list)
 		switch {
 		case a.o.Create != "":
@@ -42,20 +47,58 @@ func (a *app) begin() {
 	})
 }
 
-// askRooms asks for the list of the user's rooms.
+// askRooms asks for the list of the user's rooms. One that may still have a room that is over by now is asked for anew.
 func (a *app) askRooms(done func([]client.ChatRoom, error)) {
 	var list []client.ChatRoom
+	drops := a.drops
 	a.call(func(ctx context.Context, c *client.Client) (err error) {
 		list, err = c.ListChatRooms(ctx)
 		return err
-	}, func(err error) { done(list, err) })
+	}, func(err error) {
+		if err == nil && a.drops != drops {
+			a.askRooms(done)
+			return
+		}
+		done(list, err)
+	})
 }
 
-// merge takes the list of the user's rooms, and joins those that are new. It returns the one that was shown last time,
-// or nil.
+// look looks for what has changed about the user's rooms.
+func (a *app) look() {
+	a.askRooms(func(list []client.ChatRoom, err error) {
+		if err == nil {
+			a.merge(list)
+			return
+		}
+		a.ended(err) // what else went wrong may not the next time
+	})
+}
+
+func (a *app) keepLooking() {
+	a.later(a.lookPause, func() {
+		a.look()
+		a.keepLooking()
+	})
+}
+
+// lookSoon looks once for all the rooms that are back at about the same time.
+func (a *app) lookSoon() {
+	if a.looking {
+		return
+	}
+	a.looking = true
+	a.later(time.Second, func() {
+		a.looking = false
+		a.look()
+	})
+}
+
+// merge takes the list of the user's rooms, which has just come, and joins those that are new. A room that it does not have, and
+// that no connection tells of, is over. It returns the one that was shown last time, or nil.
 func (a *app) merge(list []client.ChatRoom) (open *room) {
 	known := a.memory.rooms(a.server, a.user)
 	for _, info := range list {
+		a.isCalled(info.Owner)
 		if r := a.find(info.ShortCode); r != nil {
 			r.name, r.owner = info.Name, info.Owner
 			r.know(info.LastSeq)
@@ -63,7 +106,7 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 		}
 		r := newRoom(info.ShortCode, info.Name, info.Owner, info.LastSeq)
 		if k, ok := known[r.code]; ok {
-			r.read = min(k.Read, r.newest)
+			r.read, r.draft = min(k.Read, r.newest), k.Draft
 			if k.Open {
 				open = r
 			}
@@ -71,19 +114,34 @@ func (a *app) merge(list []client.ChatRoom) (open *room) {
 		a.rooms = append(a.rooms, r)
 	}
 	slices.SortFunc(a.rooms, byName) // one may have another name now
-	for i, r := range a.rooms {
-		if i < maxOpen {
-			a.connect(r)
+	for i, r := range slices.Clone(a.rooms) {
+		switch {
+		case r.live != nil, r.joining:
+		case !listed(list, r):
+			a.dropUnlisted(r)
+		case i < maxOpen:
+			a.admit(r)
 		}
 	}
 	return open
+}
+
+// isCalled takes over how the server writes the user's name, if this is it: at the log-in case makes no difference.
+func (a *app) isCalled(name string) {
+	if strings.EqualFold(name, a.user) {
+		a.user = name
+	}
 }
 
 // ended signs out if err says that the server does not know the user any more, and reports whether it does.
 func (a *app) ended(err error) bool {
 	for _, reason := range []error{client.ErrTokenExpired, client.ErrTokenInvalid, client.ErrInvalidCredentials, client.ErrAccountDisabled} {
 		if errors.Is(err, reason) {
-			a.signOut(notice(err) + unforgotten(a.forget(a.server, a.user)))
+			why := notice(err)
+			if reason == client.ErrInvalidCredentials { // they were right before
+				why = "You have been logged out: your password has been changed, or your account deleted."
+			}
+			a.signOut(why + unforgotten(a.forget(a.server, a.user)))
 			return true
 		}
 	}
@@ -108,8 +166,8 @@ func (a *app) signOut(why string) {
 	if c := a.c; c != nil {
 		a.others.Go(func() { c.Disconnect() })
 	}
-	a.c, a.stay, a.listed, a.away, a.rooms, a.entering, a.question = nil, false, false, nil, nil, nil, nil
-	a.warned, a.leaving, a.ticking = false, false, false
+	a.c, a.stay, a.listed, a.away, a.rooms, a.entering, a.waitList, a.question = nil, false, false, nil, nil, nil, nil, nil
+	a.warned, a.leaving, a.ticking, a.looking = false, false, false, false
 	a.here = a.lobby
 	a.o.Server, a.o.User, a.o.Password, a.o.Register = a.server, a.user, "", false
 	a.form = newForm(a)
@@ -143,7 +201,7 @@ func (a *app) remember() {
 		rooms = make(map[string]remembered, len(a.rooms))
 		for _, r := range a.rooms {
 			if !r.unknown() {
-				rooms[r.code] = remembered{Read: r.read, Open: r == a.here, anew: r.restored}
+				rooms[r.code] = remembered{Read: r.read, Open: r == a.here, Draft: a.draft(r), anew: r.restored}
 			}
 		}
 	}
@@ -153,6 +211,24 @@ func (a *app) remember() {
 	}
 	if err != nil && !a.forgetful {
 		a.forgetful = true
-		a.note("The server, your name and what you have read will not be remembered: %s", sentence(err))
+		a.note("The server, your name, what you have read and what you are writing will not be remembered: %s", sentence(err))
 	}
+}
+
+// draft is what is being written in a room.
+func (a *app) draft(r *room) string {
+	if r == a.here {
+		return a.input.value()
+	}
+	return r.draft
+}
+
+// unkept are the drafts that the next start will not have.
+func (a *app) unkept() (list []string) {
+	for _, r := range a.rooms {
+		if draft := a.draft(r); draft != "" && (a.forgetful || a.memory.folder == "") {
+			list = append(list, r.name+": "+draft)
+		}
+	}
+	return list
 }

@@ -210,7 +210,7 @@ type chatCommand struct {
 	Server       string `env:"GRPCCHATTER_SERVER" placeholder:"URL" help:"The server, such as http://localhost:8080."`
 	User         string `env:"GRPCCHATTER_USER" placeholder:"NAME" help:"The account."`
 	Password     string `env:"GRPCCHATTER_PASSWORD" placeholder:"TEXT" help:"Its password. Others on this machine can see a flag: the variable is safer."`
-	Room         string `env:"GRPCCHATTER_ROOM" placeholder:"CODE" help:"The room's short code."`
+	Room         string `env:"GRPCCHATTER_ROOM" placeholder:"CODE" help:"The room's short code, or an invitation link to it."`
 	RoomPassword string `env:"GRPCCHATTER_ROOM_PASSWORD" placeholder:"TEXT" help:"The room's password."`
 	Register     bool   `help:"Create the account first."`
 	Create       string `placeholder:"NAME" help:"Create a room of this name, print its short code, and join it."`

@@ -157,6 +157,20 @@ func (a *acmeCertificates) get(h *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return a.manager.GetCertificate(hello(domain))
 }
 
+// ends is when the first of the certificates does; zero while one is not there.
+func (a *acmeCertificates) ends() (first time.Time) {
+	for i, domain := range a.domains {
+		cert, err := a.get(&tls.ClientHelloInfo{ServerName: domain})
+		if err != nil {
+			return time.Time{}
+		}
+		if end := cert.Leaf.NotAfter; i == 0 || end.Before(first) {
+			first = end
+		}
+	}
+	return first
+}
+
 // tend gets the certificate of a domain, from the database or the authority, and then looks now and then whether the manager
 // has renewed it, until ctx ends.
 func (a *acmeCertificates) tend(ctx context.Context, domain string) {

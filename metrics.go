@@ -119,6 +119,23 @@ func (m *metrics) watch(h *hub, s *store) {
 	}
 }
 
+// watchCertificate adds when the certificate ends that is served; of several, the first one. Zero: one is not there yet.
+func (m *metrics) watchCertificate(ends func() time.Time) {
+	if m == nil {
+		return
+	}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "grpcchatter_certificate_expires_seconds",
+		Help: "When the certificate ends, as Unix time; of several, the first one. 0: one is not there yet.",
+	}, func() float64 {
+		end := ends()
+		if end.IsZero() {
+			return 0
+		}
+		return float64(end.Unix())
+	}))
+}
+
 // server serves the metrics, and profiles. /debug/pprof/cmdline is left out: a command line may have a secret.
 func (m *metrics) server(t timeouts, log *slog.Logger) *http.Server {
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)

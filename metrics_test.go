@@ -202,6 +202,11 @@ func TestMetrics(t *testing.T) {
 		t.Error("a catch-up counts as a delivery")
 	}
 	if pgServer == nil {
+		certFile, keyFile := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+		writeCertificate(t, certFile, keyFile, 1)
+		_, secure := startMeasured(t, "--tls-cert="+certFile, "--tls-key="+keyFile)
+		withTLS, _ := scrape(t, secure)
+		maps.Copy(got, withTLS)
 		testDashboard(t, got)
 		testListed(t, got)
 	}
@@ -238,7 +243,7 @@ func testDashboard(t *testing.T, got scraped) {
 			}
 		}
 	}
-	functions := []string{"sum", "by", "rate", "histogram_quantile"}
+	functions := []string{"sum", "by", "rate", "histogram_quantile", "time"}
 	word := regexp.MustCompile(`[a-z_][a-z0-9_]*`)
 	quoted := regexp.MustCompile(`"[^"]*"|\[\$__rate_interval\]`)
 	queries, shown := 0, ""

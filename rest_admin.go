@@ -79,16 +79,11 @@ func (s *restServer) changeUser(r *http.Request) (any, error) {
 		return nil, invalid("role", fmt.Sprintf("The role has to be %s or %s.", roleUser, roleAdmin))
 	}
 	u, err := s.changeNamed(r, func(u *user) (entries []auditEntry) {
-		if body.Role != nil && *body.Role != u.Role {
-			entries = append(entries, auditEntry{auditUserRole, u.Name, u.setRole(*body.Role)})
+		if body.Role != nil {
+			entries = append(entries, u.setRole(*body.Role)...)
 		}
-		if body.Disabled != nil && *body.Disabled != u.Disabled {
-			u.Disabled = *body.Disabled
-			action := auditUserEnabled
-			if u.Disabled {
-				action = auditUserDisabled
-			}
-			entries = append(entries, auditEntry{action, u.Name, ""})
+		if body.Disabled != nil {
+			entries = append(entries, u.setDisabled(*body.Disabled)...)
 		}
 		return entries
 	})

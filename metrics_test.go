@@ -299,6 +299,8 @@ func TestProfiles(t *testing.T) {
 	for path, want := range map[string]int{
 		"/debug/pprof/": 200, "/debug/pprof/heap": 200, "/debug/pprof/goroutine?debug=2": 200, "/debug/pprof/symbol": 200, "/debug/pprof/trace?seconds=0.1": 200,
 		"/debug/pprof/profile?seconds=1": 200, "/debug/pprof/cmdline": 404, "/": 404, "/healthz": 404, "/rooms": 404,
+		// 125 s were answered after 125 s, whatever the server's timeouts.
+		"/debug/pprof/profile?seconds=121": 400, "/debug/pprof/trace?seconds=1e9": 400, "/debug/pprof/heap?seconds=121": 400,
 	} {
 		status, body := fetch(t, addr, path)
 		if status != want || bytes.Contains(body, []byte(testSecret)) {

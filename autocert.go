@@ -71,7 +71,7 @@ func (s settings) autocert(c config, fail func(string, ...any), bad func(key, ru
 	if u, err := url.Parse(a.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
 		bad("AUTOCERT_DIRECTORY", "want an https:// address", a.Directory)
 	}
-	if a.HTTPAddr == "off" {
+	if strings.EqualFold(a.HTTPAddr, "off") {
 		a.HTTPAddr = ""
 	} else if _, port, err := net.SplitHostPort(a.HTTPAddr); err != nil || !isPort(port) {
 		bad("AUTOCERT_HTTP_ADDR", "want HOST:PORT or off", a.HTTPAddr)

@@ -318,7 +318,7 @@ func TestAutocertErrors(t *testing.T) {
 
 	// An authority that is not there is told in the log, at once; the server runs, and ends when it is told to.
 	metrics := "127.0.0.1:" + freePort(t)
-	p := startProgram(t, dir, nil, "--listen-addr=127.0.0.1:0", "--metrics-addr="+metrics, "--autocert-domain=chat.example.com", "--autocert-http-addr=off", "--autocert-directory=https://127.0.0.1:"+freePort(t)+"/dir")
+	p := startProgram(t, dir, nil, "--listen-addr=127.0.0.1:0", "--metrics-addr="+metrics, "--autocert-domain=chat.example.com", "--autocert-http-addr=Off", "--autocert-directory=https://127.0.0.1:"+freePort(t)+"/dir")
 	addr := p.addrs(t, 1)[0]
 	eventually(t, patience, "the log says so", func() bool {
 		return strings.Contains(p.log(), "there is no certificate for a domain of AUTOCERT_DOMAIN") && strings.Contains(p.log(), "again_in=2m")

@@ -123,6 +123,31 @@ func TestRoutesAreGuarded(t *testing.T) {
 	}
 }
 
+// Each new password is a row of the audit log, which nothing deletes: it counts as a change of a room does. A wrong one does not.
+func TestPasswordChangesAreLimited(t *testing.T) {
+	t.Parallel()
+	r := newChatRoom(t, []string{"--rate-limits=on", "--limit-rooms-per-user=3+1/1h"}, "alice", "bob") // alice's room is the first
+	token, password := r.users["alice"], testPassword
+	change := func(old, new string) string { return fmt.Sprintf(`{"password":%q,"new_password":%q}`, old, new) }
+	for i := range 2 {
+		new := fmt.Sprint("a new password ", i)
+		r.must(401, "INVALID_CREDENTIALS", "POST", "/account/password", token, change("wrong", new))
+		a := r.must(200, "", "POST", "/account/password", token, change(password, new))
+		token, _ = a.json["token"].(string)
+		password = new
+	}
+	a := r.must(429, "RATE_LIMITED", "POST", "/account/password", token, change(password, "one too many"))
+	if a.header.Get("Retry-After") == "" {
+		t.Errorf("the answer does not say when to try again: %v", a.header)
+	}
+	r.must(200, "", "GET", "/account", token, "") // nothing has changed
+	r.must(200, "", "POST", "/login", "", credentialsJSON("alice", password))
+	r.must(200, "", "POST", "/account/password", r.users["bob"], change(testPassword, "a new password"))
+	if got := column(r.must(200, "", "GET", "/admin/audit?query=alice", r.admin("root"), ""), "entries", "action"); len(got) != 2 {
+		t.Errorf("the audit log has %q of alice", got)
+	}
+}
+
 // A new password, by its owner, ends every older token and stream of the account on any transport, and gives a token.
 func TestChangePassword(t *testing.T) {
 	t.Parallel()

@@ -71,7 +71,7 @@ func (s settings) autocert(c config, fail func(string, ...any), bad func(key, ru
 	if u, err := url.Parse(a.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
 		bad("AUTOCERT_DIRECTORY", "want an https:// address", a.Directory)
 	}
-	if a.HTTPAddr == "off" {
+	if strings.EqualFold(a.HTTPAddr, "off") {
 		a.HTTPAddr = ""
 	} else if _, port, err := net.SplitHostPort(a.HTTPAddr); err != nil || !isPort(port) {
 		bad("AUTOCERT_HTTP_ADDR", "want HOST:PORT or off", a.HTTPAddr)
@@ -155,6 +155,20 @@ func (a *acmeCertificates) get(h *tls.ClientHelloInfo) (*tls.Certificate, error)
 		return nil, errors.New("there is no certificate yet")
 	}
 	return a.manager.GetCertificate(hello(domain))
+}
+
+// ends is when the first of the certificates does; zero while one is not there.
+func (a *acmeCertificates) ends() (first time.Time) {
+	for i, domain := range a.domains {
+		cert, err := a.get(&tls.ClientHelloInfo{ServerName: domain})
+		if err != nil {
+			return time.Time{}
+		}
+		if end := cert.Leaf.NotAfter; i == 0 || end.Before(first) {
+			first = end
+		}
+	}
+	return first
 }
 
 // tend gets the certificate of a domain, from the database or the authority, and then looks now and then whether the manager

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -172,7 +173,7 @@ func TestAutocert(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			addr, httpAddr := "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
+			addr, httpAddr, metrics := "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
 			_, tlsPort, _ := net.SplitHostPort(addr)
 			_, httpPort, _ := net.SplitHostPort(httpAddr)
 			if test.byHTTP {
@@ -182,7 +183,7 @@ func TestAutocert(t *testing.T) {
 			}
 			a := startAuthority(t, pebble, httpPort, tlsPort, test.valid)
 			dir := t.TempDir()
-			args := []string{"--listen-addr=" + addr, "--autocert-domain=" + test.domains, "--autocert-directory=" + a.directory, "--autocert-http-addr=" + httpAddr, "--autocert-email=ann@example.com"}
+			args := []string{"--listen-addr=" + addr, "--autocert-domain=" + test.domains, "--autocert-directory=" + a.directory, "--autocert-http-addr=" + httpAddr, "--autocert-email=ann@example.com", "--metrics-addr=" + metrics}
 			p := startProgram(t, dir, []string{"SSL_CERT_FILE=" + a.certFile}, args...)
 			t.Cleanup(func() {
 				if t.Failed() {
@@ -205,6 +206,18 @@ func TestAutocert(t *testing.T) {
 			}
 			if test.restarts {
 				eventually(t, 2*patience, "there is a certificate of the second domain", func() bool { return serial("tea.example.com") != "" })
+			}
+			ends := int64(math.MaxInt64)
+			for name := range strings.SplitSeq(strings.ToLower(test.domains), ", ") {
+				c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: strings.TrimSuffix(name, "."), RootCAs: a.roots})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				ends = min(ends, c.ConnectionState().PeerCertificates[0].NotAfter.Unix())
+			}
+			if got, _ := scrape(t, metrics); got.value("grpcchatter_certificate_expires_seconds") != float64(ends) {
+				t.Errorf("the first certificate ends at %f, want %d", got.value("grpcchatter_certificate_expires_seconds"), ends)
 			}
 			testAutocertServes(t, a, addr, httpAddr) // which has all its certificates: it asks for no more
 			if !test.restarts {
@@ -304,7 +317,8 @@ func TestAutocertErrors(t *testing.T) {
 	wantFolder(t, dir, nil)
 
 	// An authority that is not there is told in the log, at once; the server runs, and ends when it is told to.
-	p := startProgram(t, dir, nil, "--listen-addr=127.0.0.1:0", "--autocert-domain=chat.example.com", "--autocert-http-addr=off", "--autocert-directory=https://127.0.0.1:"+freePort(t)+"/dir")
+	metrics := "127.0.0.1:" + freePort(t)
+	p := startProgram(t, dir, nil, "--listen-addr=127.0.0.1:0", "--metrics-addr="+metrics, "--autocert-domain=chat.example.com", "--autocert-http-addr=Off", "--autocert-directory=https://127.0.0.1:"+freePort(t)+"/dir")
 	addr := p.addrs(t, 1)[0]
 	eventually(t, patience, "the log says so", func() bool {
 		return strings.Contains(p.log(), "there is no certificate for a domain of AUTOCERT_DOMAIN") && strings.Contains(p.log(), "again_in=2m")
@@ -312,6 +326,9 @@ func TestAutocertErrors(t *testing.T) {
 	if conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "chat.example.com", InsecureSkipVerify: true}); err == nil {
 		conn.Close()
 		t.Error("there is a certificate")
+	}
+	if got, _ := scrape(t, metrics); got["grpcchatter_certificate_expires_seconds"] == nil || got.value("grpcchatter_certificate_expires_seconds") != 0 {
+		t.Errorf("without a certificate the metrics have %v", got["grpcchatter_certificate_expires_seconds"])
 	}
 }
 

@@ -22,6 +22,9 @@ func (c *backupCommand) Run(ctx context.Context, std stdio) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	if c.File == "-" { // which kong leaves as it is
+		return errors.New("a backup is written into a file, not to stdout: give its name (./- if it is -)")
+	}
 	if _, err := os.Lstat(c.File); err == nil {
 		return fmt.Errorf("there is a file %s already: a backup needs a name of its own", c.File)
 	} else if !errors.Is(err, os.ErrNotExist) {

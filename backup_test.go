@@ -154,3 +154,16 @@ func wantOpened(t testing.TB, path, what string) (messages int) {
 	}
 	return messages
 }
+
+// "backup -" made a file that is named so.
+func TestBackupToStdout(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	dir := t.TempDir()
+	status, out, errOut := runProgram(t, dir, nil, "", "backup", "-")
+	wantFailure(t, status, out, errOut, "not to stdout")
+	wantFolder(t, dir, nil)
+	mustRun(t, dir, testPassword, "user", "add", "ann")
+	mustRun(t, dir, "", "backup", "./-")
+	wantOpened(t, filepath.Join(dir, "-"), "the backup")
+}

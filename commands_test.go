@@ -325,8 +325,22 @@ func TestUserCommands(t *testing.T) {
 	if list := user("", "list"); !regexp.MustCompile(`Ann +ADMIN +disabled`).MatchString(list) {
 		t.Errorf("user list:\n%s", list)
 	}
+	user("", "disable", "ann") // as she is
 	user("", "enable", "ann")
 	wantLogin("ann", "another password", 200)
+
+	// What is so already stays, with its tokens and streams, and is nothing for the audit log: "USER to USER" was.
+	user("", "role", "owner", "user")
+	user("", "enable", "owner")
+	mustCall(t, conn, bearerHeader(r.users["owner"]), current+"ListChatRooms")
+	audit := r.must(200, "", "GET", "/admin/audit?limit=200", wantLogin("bob", " spaces and é ", 200), "")
+	changes := map[string]int{}
+	for i, target := range column(audit, "entries", "target") {
+		changes[target+" "+column(audit, "entries", "action")[i]]++
+	}
+	if changes["owner user_role"] != 0 || changes["owner user_enabled"] != 0 || changes["Ann user_disabled"] != 1 || changes["Ann user_enabled"] != 1 {
+		t.Errorf("the audit log has %v", changes)
+	}
 	owner.send(&pb.ChatRequest{Body: "still here", ClientMessageId: "x"})
 	for e := owner.next(); e.GetClientMessageId() != "x"; e = owner.next() {
 	}

@@ -269,7 +269,11 @@ func configFile(r io.Reader, keys []string) (kong.Resolver, error) {
 	if f, ok := r.(interface{ Name() string }); ok {
 		name = f.Name()
 	}
-	values, err := godotenv.Parse(r)
+	text, err := io.ReadAll(r)
+	if err != nil { // it is a folder, for one: `--config=` is the one that the program is started in
+		return nil, fmt.Errorf("--config: %w", err)
+	}
+	values, err := godotenv.UnmarshalBytes(text)
 	if err != nil { // without it: it repeats what is in the file, which may be a secret
 		return nil, fmt.Errorf("--config: %s has a line that is not KEY=VALUE, or a quote that does not end", name)
 	}

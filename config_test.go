@@ -339,8 +339,8 @@ func TestConfigFileErrors(t *testing.T) {
 			t.Errorf("%s: %q, want an error that names %s, and nothing of what is in the file", name, got, c.names)
 		}
 	}
-	for _, path := range []string{"missing.env", dir} {
-		if got := serveError(t, "--listen-addr=127.0.0.1:0", "--config="+path); !strings.Contains(got, path) {
+	for path, says := range map[string]string{"missing.env": "missing.env: no such file", dir: dir + ": is a directory", "": ": is a directory"} {
+		if got := serveError(t, "--listen-addr=127.0.0.1:0", "--config="+path); !strings.Contains(got, says) || strings.Contains(got, "KEY=VALUE") {
 			t.Errorf("--config=%s: %q", path, got)
 		}
 	}

@@ -22,11 +22,26 @@ type user struct {
 	Deleted   bool // only its messages are left, under this name that nobody can have
 }
 
-// setRole gives an account another role, and returns what the audit log is to say of it.
-func (u *user) setRole(role string) (detail string) {
-	detail = u.Role + " to " + role
+// setRole gives u a role, and returns what the audit log is to say: nothing if u has it already.
+func (u *user) setRole(role string) []auditEntry {
+	if role == u.Role {
+		return nil
+	}
+	entry := auditEntry{auditUserRole, u.Name, u.Role + " to " + role}
 	u.Role = role
-	return detail
+	return []auditEntry{entry}
+}
+
+// setDisabled disables u, or enables it, and returns what the audit log is to say: nothing if u is so already.
+func (u *user) setDisabled(disabled bool) []auditEntry {
+	if disabled == u.Disabled {
+		return nil
+	}
+	u.Disabled = disabled
+	if disabled {
+		return []auditEntry{{auditUserDisabled, u.Name, ""}}
+	}
+	return []auditEntry{{auditUserEnabled, u.Name, ""}}
 }
 
 const (

@@ -163,3 +163,18 @@ func TestReliabilityNames(t *testing.T) {
 		}
 	}
 }
+
+// Compose lets what stands in environment: win over env_file:, if it is empty too: a DATABASE_URL of grpcchatter.env was not heard,
+// and the data went to SQLite in the volume without a word. Of files the last one wins.
+func TestComposeHearsItsFile(t *testing.T) {
+	server, _, _ := strings.Cut(string(readFile(t, "compose.yaml")), "\n  postgres:\n")
+	ours, theirs := strings.Index(server, "- path: compose.env"), strings.Index(server, "- path: grpcchatter.env")
+	if strings.Contains(server, "\n    environment:") || ours < 0 || theirs < ours {
+		t.Errorf("the server does not get what grpcchatter.env says:\n%s", server)
+	}
+	for _, key := range []string{"DATABASE_URL=", "PGPASSWORD="} {
+		if !strings.Contains(string(readFile(t, "compose.env")), "\n"+key+"${POSTGRES_PASSWORD:") {
+			t.Errorf("compose.env has no %s", key)
+		}
+	}
+}

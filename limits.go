@@ -21,7 +21,7 @@ type limitSettings struct {
 	LimitRoomPasswordsPerUserAndRoom string `env:"LIMIT_ROOM_PASSWORDS_PER_USER_AND_ROOM" default:"20+1/10s" placeholder:"LIMIT" help:"Wrong passwords of one room by one user."`
 	LimitRoomPasswordsPerUser        string `env:"LIMIT_ROOM_PASSWORDS_PER_USER" default:"100+1/5s" placeholder:"LIMIT" help:"Wrong room passwords, and codes of no room, by one user."`
 	LimitRoomPasswordsPerAddress     string `env:"LIMIT_ROOM_PASSWORDS_PER_ADDRESS" default:"200+1/2s" placeholder:"LIMIT" help:"Wrong room passwords, and codes of no room, from one address."`
-	LimitRoomsPerUser                string `env:"LIMIT_ROOMS_PER_USER" default:"100+1/5s" placeholder:"LIMIT" help:"New rooms of one user, and changes of rooms and their members."`
+	LimitRoomsPerUser                string `env:"LIMIT_ROOMS_PER_USER" default:"100+1/5s" placeholder:"LIMIT" help:"New rooms of one user, and its changes of rooms, of their members and of its password."`
 	LimitMessagesPerUser             string `env:"LIMIT_MESSAGES_PER_USER" default:"5000+200/1s" placeholder:"LIMIT" help:"Messages of one user."`
 }
 

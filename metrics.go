@@ -16,7 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// profileTimeout is how long an answer of METRICS_ADDR may take: a profile takes 30 s if nothing else is asked for.
+// profileTimeout is how long a profile of METRICS_ADDR may take, and any answer there to be read: a profile takes 30 s if
+// nothing else is asked for.
 const profileTimeout = 2 * time.Minute
 
 // metrics are what METRICS_ADDR shows. No label has a user or a room. A nil *metrics counts nothing, and takes no time;
@@ -119,19 +120,46 @@ func (m *metrics) watch(h *hub, s *store) {
 	}
 }
 
+// watchCertificate adds when the certificate ends that is served; of several, the first one. Zero: one is not there yet.
+func (m *metrics) watchCertificate(ends func() time.Time) {
+	if m == nil {
+		return
+	}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "grpcchatter_certificate_expires_seconds",
+		Help: "When the certificate ends, as Unix time; of several, the first one. 0: one is not there yet.",
+	}, func() float64 {
+		end := ends()
+		if end.IsZero() {
+			return 0
+		}
+		return float64(end.Unix())
+	}))
+}
+
 // server serves the metrics, and profiles. /debug/pprof/cmdline is left out: a command line may have a secret.
 func (m *metrics) server(t timeouts, log *slog.Logger) *http.Server {
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: errorLog, ErrorHandling: promhttp.ContinueOnError}))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", http.NotFound)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	for path, h := range map[string]http.HandlerFunc{"": pprof.Index, "cmdline": http.NotFound, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace} {
+		mux.HandleFunc("GET /debug/pprof/"+path, notTooLong(h))
+	}
 	server := t.httpServer(mux, log)
 	server.WriteTimeout = profileTimeout
 	return server
+}
+
+// notTooLong refuses a profile of more than profileTimeout: package pprof puts off the server's WriteTimeout for as long as a
+// profile is asked to take.
+func notTooLong(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if seconds, _ := strconv.ParseFloat(r.FormValue("seconds"), 64); seconds > profileTimeout.Seconds() {
+			http.Error(w, fmt.Sprintf("A profile takes %d seconds at most.", wholeSeconds(profileTimeout)), http.StatusBadRequest)
+			return
+		}
+		h(w, r)
+	}
 }
 
 // The label transport.

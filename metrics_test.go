@@ -202,6 +202,11 @@ func TestMetrics(t *testing.T) {
 		t.Error("a catch-up counts as a delivery")
 	}
 	if pgServer == nil {
+		certFile, keyFile := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+		writeCertificate(t, certFile, keyFile, 1)
+		_, secure := startMeasured(t, "--tls-cert="+certFile, "--tls-key="+keyFile)
+		withTLS, _ := scrape(t, secure)
+		maps.Copy(got, withTLS)
 		testDashboard(t, got)
 		testListed(t, got)
 	}
@@ -238,7 +243,7 @@ func testDashboard(t *testing.T, got scraped) {
 			}
 		}
 	}
-	functions := []string{"sum", "by", "rate", "histogram_quantile"}
+	functions := []string{"sum", "by", "rate", "histogram_quantile", "time"}
 	word := regexp.MustCompile(`[a-z_][a-z0-9_]*`)
 	quoted := regexp.MustCompile(`"[^"]*"|\[\$__rate_interval\]`)
 	queries, shown := 0, ""
@@ -294,6 +299,8 @@ func TestProfiles(t *testing.T) {
 	for path, want := range map[string]int{
 		"/debug/pprof/": 200, "/debug/pprof/heap": 200, "/debug/pprof/goroutine?debug=2": 200, "/debug/pprof/symbol": 200, "/debug/pprof/trace?seconds=0.1": 200,
 		"/debug/pprof/profile?seconds=1": 200, "/debug/pprof/cmdline": 404, "/": 404, "/healthz": 404, "/rooms": 404,
+		// 125 s were answered after 125 s, whatever the server's timeouts.
+		"/debug/pprof/profile?seconds=121": 400, "/debug/pprof/trace?seconds=1e9": 400, "/debug/pprof/heap?seconds=121": 400,
 	} {
 		status, body := fetch(t, addr, path)
 		if status != want || bytes.Contains(body, []byte(testSecret)) {

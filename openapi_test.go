@@ -298,6 +298,9 @@ func TestOpenAPI(t *testing.T) {
 	for _, id := range []string{"findUsers", "findRooms", "listAudit"} {
 		want(200, "", call(p, id, of[id]+"?limit=200", root, ""))
 		want(400, "INVALID_FIELD", call(p, id, of[id]+"?limit=201", root, ""))
+		for _, query := range []string{"%zz", ";x", "x&limit=%"} { // was ignored, and everything was listed
+			want(400, "INVALID_FIELD", call(p, id, of[id]+"?query="+query, root, ""))
+		}
 	}
 	for id, body := range map[string]string{"changeUser": `{"role":"USER"}`, "resetPassword": `{"new_password":"another password"}`, "endSessions": ""} {
 		want(404, "USER_NOT_FOUND", call(p, id, strings.Replace(of[id], "member", "nobody", 1), root, body))

@@ -73,7 +73,7 @@ func TestRelease(t *testing.T) {
 		var want []string
 		switch {
 		case isTar:
-			got, want = unpackTar(t, content), []string{"LICENSE", "LICENSES-OF-OTHERS", "OPERATING.md", "README.md", "grpcchatter", "grpcchatter.service"}
+			got, want = unpackTar(t, content), []string{"LICENSE", "LICENSES-OF-OTHERS", "OPERATING.md", "README.md", "RELIABILITY.md", "SECURITY.md", "grpcchatter", "grpcchatter.service"}
 			exe := filepath.Join(t.TempDir(), "grpcchatter")
 			if err := os.WriteFile(exe, got[name+"/grpcchatter"], 0o755); err != nil {
 				t.Fatal(err)
@@ -84,7 +84,7 @@ func TestRelease(t *testing.T) {
 				t.Errorf("version: %q, %v; want %q", out, err, says)
 			}
 		case isZip:
-			got, want = unpackZip(t, content), []string{"LICENSE", "LICENSES-OF-OTHERS", "OPERATING.md", "README.md", "grpcchatter.exe"}
+			got, want = unpackZip(t, content), []string{"LICENSE", "LICENSES-OF-OTHERS", "OPERATING.md", "README.md", "RELIABILITY.md", "SECURITY.md", "grpcchatter.exe"}
 		default:
 			continue
 		}

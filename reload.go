@@ -70,7 +70,12 @@ func (s *server) reload(started *serveCommand, reread rereader, level *slog.Leve
 	}
 	level.Set(cfg.LogLevel)
 	s.log.Info("the configuration was read again", "log_level", cfg.LogLevel)
-	if keys := differentKeys(started, now); len(keys) > 0 {
+	keys := differentKeys(started, now)
+	if now.SecretFile != "" && now.SecretFile == started.SecretFile && cfg.Secret != s.cfg.Secret {
+		keys = append(keys, "SECRET_FILE") // the same file, with another secret in it
+		slices.Sort(keys)
+	}
+	if len(keys) > 0 {
 		s.log.Warn("keys have changed that wait for the next start", "keys", keys)
 	}
 }

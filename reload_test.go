@@ -34,7 +34,9 @@ func TestReload(t *testing.T) {
 		}
 	}
 	configure("LOG_LEVEL=warn\nTOKEN_DURATION=1h\n")
-	p := startServer(t, "--config="+file, "--tls-cert="+certFile, "--tls-key="+keyFile)
+	secretFile := filepath.Join(dir, "secret")
+	writeFile(t, secretFile, []byte(testSecret))
+	p := startServer(t, "--config="+file, "--tls-cert="+certFile, "--tls-key="+keyFile, "--secret-file="+secretFile)
 	// hangUp sends SIGHUP and waits until the log says so, and returns what the log has more.
 	hangUp := func(says string) string {
 		t.Helper()
@@ -119,6 +121,15 @@ func TestReload(t *testing.T) {
 	configure("LOG_LEVEL=info\nTOKEN_DURATION=1h\n") // nothing waits any more
 	if got := hangUp(good); strings.Contains(got, "next start") {
 		t.Errorf("the log says %q", got)
+	}
+	const another = "another secret, of forty bytes or so ...."
+	writeFile(t, secretFile, []byte(another)) // by its path nothing has changed: nothing was said
+	if got := hangUp("next start"); !strings.Contains(got, "[SECRET_FILE]") || strings.Contains(got, another) {
+		t.Errorf("another secret: the log says %q", got)
+	}
+	writeFile(t, secretFile, []byte(testSecret+"\n"))
+	if got := hangUp(good); strings.Contains(got, "next start") {
+		t.Errorf("the old secret: the log says %q", got)
 	}
 	_, _ = open.Close(), conn.Close() // else the server waits for them
 	if code := p.stop(); code != 0 {

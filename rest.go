@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -213,7 +214,8 @@ func readBody[T any](r *http.Request) (body T, err error) {
 		return body, errInvalidJSON.saying("The body did not come whole, or not in time.")
 	}
 	// Go would put U+FFFD for what is no text, and so make different passwords the same.
-	if utf8.Valid(b) && !hasLoneSurrogate(b) {
+	// And null would be an object without fields to it.
+	if utf8.Valid(b) && !hasLoneSurrogate(b) && string(bytes.TrimSpace(b)) != "null" {
 		if err = json.Unmarshal(b, &body); err == nil {
 			return body, nil
 		}

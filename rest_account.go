@@ -181,6 +181,10 @@ func (s *restServer) changePassword(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	// As changeRoom: it is a row of the audit log, which nothing deletes, and a hash.
+	if err := take(try{s.limits.roomsPerUser, userKey(u.ID)}); err != nil {
+		return nil, err
+	}
 	if u, err = s.setPassword(r, u, u.Name, body.NewPassword); err != nil {
 		return nil, err
 	}

@@ -16,22 +16,25 @@ func (s *restServer) asAdmin(fn func(*http.Request) (any, error)) http.HandlerFu
 	})
 }
 
-// pageOf reads what page of a list a request is about: behind or before a position, and how much at most.
-func pageOf(r *http.Request, position string) (from uint64, limit int, err error) {
-	query := r.URL.Query()
+// pageOf reads what page of a list a request is about: of what is like text, behind or before a position, and how much at most.
+func pageOf(r *http.Request, position string) (text string, from uint64, limit int, err error) {
+	query, err := queryOf(r)
+	if err != nil {
+		return "", 0, 0, err
+	}
 	if from, err = number(query, position); err != nil {
-		return 0, 0, err
+		return "", 0, 0, err
 	}
 	n, err := number(query, "limit")
 	switch {
 	case err != nil:
-		return 0, 0, err
+		return "", 0, 0, err
 	case n == 0:
 		n = defaultPage
 	case n > maxListed:
-		return 0, 0, invalid("limit", fmt.Sprintf("The limit is at most %d.", maxListed))
+		return "", 0, 0, invalid("limit", fmt.Sprintf("The limit is at most %d.", maxListed))
 	}
-	return min(from, maxSeq), int(n), nil
+	return query.Get("query"), min(from, maxSeq), int(n), nil
 }
 
 // listed are the rows of a page as an answer has them.
@@ -54,11 +57,11 @@ func toAdminUser(u user) adminUser {
 }
 
 func (s *restServer) findUsers(r *http.Request) (any, error) {
-	after, limit, err := pageOf(r, "after")
+	text, after, limit, err := pageOf(r, "after")
 	if err != nil {
 		return nil, err
 	}
-	users, err := s.store.findUsers(r.Context(), r.URL.Query().Get("query"), after, limit)
+	users, err := s.store.findUsers(r.Context(), text, after, limit)
 	return struct {
 		Users []adminUser `json:"users"`
 	}{listed(users, toAdminUser)}, err
@@ -79,16 +82,11 @@ func (s *restServer) changeUser(r *http.Request) (any, error) {
 		return nil, invalid("role", fmt.Sprintf("The role has to be %s or %s.", roleUser, roleAdmin))
 	}
 	u, err := s.changeNamed(r, func(u *user) (entries []auditEntry) {
-		if body.Role != nil && *body.Role != u.Role {
-			entries = append(entries, auditEntry{auditUserRole, u.Name, u.setRole(*body.Role)})
+		if body.Role != nil {
+			entries = append(entries, u.setRole(*body.Role)...)
 		}
-		if body.Disabled != nil && *body.Disabled != u.Disabled {
-			u.Disabled = *body.Disabled
-			action := auditUserEnabled
-			if u.Disabled {
-				action = auditUserDisabled
-			}
-			entries = append(entries, auditEntry{action, u.Name, ""})
+		if body.Disabled != nil {
+			entries = append(entries, u.setDisabled(*body.Disabled)...)
 		}
 		return entries
 	})
@@ -143,11 +141,11 @@ type adminRoom struct {
 }
 
 func (s *restServer) findRooms(r *http.Request) (any, error) {
-	after, limit, err := pageOf(r, "after")
+	text, after, limit, err := pageOf(r, "after")
 	if err != nil {
 		return nil, err
 	}
-	rooms, err := s.store.findRooms(r.Context(), r.URL.Query().Get("query"), after, limit)
+	rooms, err := s.store.findRooms(r.Context(), text, after, limit)
 	return struct {
 		Rooms []adminRoom `json:"rooms"`
 	}{listed(rooms, func(r foundRoom) adminRoom { return adminRoom{r.ID, r.CreatedAt, toRoom(r.roomRow), r.Members} })}, err
@@ -163,14 +161,14 @@ type restAudit struct {
 }
 
 func (s *restServer) listAudit(r *http.Request) (any, error) {
-	before, limit, err := pageOf(r, "before")
+	text, before, limit, err := pageOf(r, "before")
 	if err != nil {
 		return nil, err
 	}
 	if before == 0 {
 		before = maxSeq
 	}
-	rows, err := s.store.auditBefore(r.Context(), r.URL.Query().Get("query"), before, limit)
+	rows, err := s.store.auditBefore(r.Context(), text, before, limit)
 	return struct {
 		Entries []restAudit `json:"entries"`
 	}{listed(rows, func(a auditRow) restAudit {

@@ -160,7 +160,10 @@ type restMessage struct {
 }
 
 func (s *restServer) listMessages(r *http.Request) (any, error) {
-	query := r.URL.Query()
+	query, err := queryOf(r)
+	if err != nil {
+		return nil, err
+	}
 	before, err := number(query, "before_seq")
 	if err != nil {
 		return nil, err
@@ -178,6 +181,15 @@ func (s *restServer) listMessages(r *http.Request) (any, error) {
 	}{listed(resp.GetMessages(), func(m *pb.ChatEvent) restMessage {
 		return restMessage{m.GetUserName(), m.GetBody(), m.GetSeq(), m.GetSentAt().AsTime(), m.GetClientMessageId(), m.GetKind().String()}
 	})}, nil
+}
+
+// queryOf returns the parameters of a request. What cannot be read is refused: left out, it would list everything.
+func queryOf(r *http.Request) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("query", "What follows the ? in the address cannot be read: percent-encode it.")
+	}
+	return query, nil
 }
 
 // number reads a parameter of a query; one that is missing is 0.

@@ -47,7 +47,7 @@ func TestREST(t *testing.T) {
 	var calls []restCall
 	for _, path := range []string{"/register", "/login"} {
 		for name, body := range map[string]string{
-			"empty": "", "no JSON": "{", "not quoted": "{user_name:x}", "array": "[]", "text": `"x"`, "number": "1", "two objects": good + good,
+			"empty": "", "no JSON": "{", "not quoted": "{user_name:x}", "array": "[]", "null": "null", "null in space": " null\n", "text": `"x"`, "number": "1", "two objects": good + good,
 			"trailing garbage": good + "x", "deep": strings.Repeat("[", 12000), "form": "user_name=x&password=y", "BOM": "\ufeff" + good,
 			"UTF-16":    "{\x00}\x00",
 			"not UTF-8": `{"user_name":"not-UTF-8","password":"` + "\xff\xff\xff\xff\xff\xff\xff\xff" + `"}`,
@@ -55,7 +55,7 @@ func TestREST(t *testing.T) {
 			calls = append(calls, restCall{name, "POST", path, body, 400, "INVALID_JSON"})
 		}
 		for name, body := range map[string]string{
-			"null": "null", "no keys": "{}", "no password": `{"user_name":"newcomer"}`, "no name": `{"password":"correct horse"}`,
+			"no keys": "{}", "no password": `{"user_name":"newcomer"}`, "no name": `{"password":"correct horse"}`,
 			"name a number": `{"user_name":1,"password":"correct horse"}`, "password a number": `{"user_name":"newcomer","password":12345678}`,
 			"password an object": `{"user_name":"newcomer","password":{}}`, "name null": `{"user_name":null,"password":"correct horse"}`,
 		} {

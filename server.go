@@ -160,9 +160,11 @@ func (s *server) openListeners() (err error) {
 			return err
 		}
 		s.certificate, secure = cert, tlsConfig(cert.get)
+		s.metrics.watchCertificate(cert.ends)
 	case len(cfg.Autocert.Domains) > 0:
 		s.certs = newACME(cfg.Autocert, log)
 		secure = tlsConfig(s.certs.get, acme.ALPNProto)
+		s.metrics.watchCertificate(s.certs.ends)
 	}
 	for _, addr := range cfg.Listen {
 		l, err := listen(cmp.Or(cfg.ListenKeys[addr], "LISTEN_ADDR"), addr, secure, s.conns, cfg.Timeouts.Handshake)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,10 +11,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 )
@@ -270,8 +273,31 @@ const (
 func (c *socketConn) Write(frame []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closed = c.closed || frame[0] == frameClose
-	return c.Conn.Write(frame)
+	if frame[0] != frameClose {
+		return c.Conn.Write(frame)
+	}
+	c.closed = true
+	if _, err := c.Conn.Write(closeFrame(frame)); err != nil {
+		return 0, err
+	}
+	return len(frame), nil
+}
+
+// closeFrame is a close frame that the library has made, with a reason that may be sent: of a protocol error ours, as of every
+// end, and not the library's; and not what the client has sent as its own, if that is no text (RFC 6455, section 5.5.1).
+func closeFrame(frame []byte) []byte {
+	const beforeReason = 2 + 2 // the header, and the code
+	if len(frame) < beforeReason {
+		return frame
+	}
+	reason := frame[beforeReason:]
+	switch code := websocket.StatusCode(binary.BigEndian.Uint16(frame[2:])); {
+	case code == websocket.StatusProtocolError:
+		reason = []byte(errNotAFrame.Reason + ": " + errNotAFrame.Message)
+	case !utf8.Valid(reason):
+		reason = nil
+	}
+	return slices.Concat([]byte{frameClose, byte(2 + len(reason))}, frame[2:beforeReason], reason)
 }
 
 // sendFrame writes a frame that jsonFrame has made.

@@ -506,6 +506,65 @@ func TestSocketHandshake(t *testing.T) {
 	}
 }
 
+// What is no frame ends the WebSocket with our words, not the library's; a client's own reason comes back if it is text.
+func TestSocketProtocolErrors(t *testing.T) {
+	onlySQLite(t) // it is about frames
+	t.Parallel()
+	r := newChatRoom(t, nil, "alice")
+	const protocol = "PROTOCOL_ERROR: This is no frame of a WebSocket (RFC 6455)."
+	for name, c := range map[string]struct {
+		frame, reason string
+		code          uint16
+	}{
+		"a reserved bit":      {"\xc1\x80\x00\x00\x00\x00", protocol, 1002},
+		"no mask":             {"\x81\x01x", protocol, 1002},
+		"an unknown opcode":   {"\x83\x80\x00\x00\x00\x00", protocol, 1002},
+		"a ping in pieces":    {"\x09\x80\x00\x00\x00\x00", protocol, 1002},
+		"a close of one byte": {"\x88\x81\x00\x00\x00\x00x", protocol, 1002},
+		"a close":             {"\x88\x85\x00\x00\x00\x00\x03\xe8bye", "bye", 1000},
+		"no text in a close":  {"\x88\x85\x00\x00\x00\x00\x03\xe8\xff\xfeb", "", 1000},
+		"a close of no words": {"\x88\x82\x00\x00\x00\x00\x03\xe8", "", 1000},
+	} {
+		conn := rawSocket(t, r.addr, opening(r.tokens["alice"]))
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		if _, err := io.WriteString(conn, c.frame); err != nil {
+			t.Fatal(err)
+		}
+		for in := bufio.NewReader(conn); ; {
+			head, payload, err := serverFrame(in)
+			if err != nil {
+				t.Errorf("%s: %v, before a close", name, err)
+				break
+			}
+			if head != frameClose {
+				continue // it is open, somebody is here
+			}
+			if len(payload) < 2 || binary.BigEndian.Uint16(payload) != c.code || string(payload[2:]) != c.reason {
+				t.Errorf("%s: closed with %q, want %d %q", name, payload, c.code, c.reason)
+			}
+			break
+		}
+	}
+}
+
+// serverFrame reads a frame of the server: its first byte, and its payload.
+func serverFrame(in io.Reader) (head byte, payload []byte, err error) {
+	b := make([]byte, 2, 4)
+	if _, err = io.ReadFull(in, b); err != nil {
+		return 0, nil, err
+	}
+	n := int(b[1])
+	if n == 126 {
+		if _, err = io.ReadFull(in, b[2:4]); err != nil {
+			return 0, nil, err
+		}
+		n = int(binary.BigEndian.Uint16(b[2:4]))
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(in, payload)
+	return b[0], payload, err
+}
+
 // rawSocket opens a WebSocket by hand, says text in its first frame, and leaves all else to the caller.
 func rawSocket(t testing.TB, addr, text string) net.Conn {
 	t.Helper()

@@ -10,8 +10,13 @@ import (
 	"time"
 )
 
-// certCheck is how often a certificate's files are looked at.
-const certCheck = time.Second
+const (
+	// certCheck is how often a certificate's files are looked at.
+	certCheck = time.Second
+	// The log tells of a certificate that ends within endsSoon, and again each warnAgain: who renews by hand needs a while.
+	endsSoon  = 14 * 24 * time.Hour
+	warnAgain = 24 * time.Hour
+)
 
 // certificate is that of TLS_CERT and TLS_KEY. It is safe for concurrent use.
 type certificate struct {
@@ -64,10 +69,40 @@ func (c *certificate) reload() error {
 	return err
 }
 
-// tend reads the files again when one of them changes, as by a renewal, until ctx ends.
+// ends is when the certificate does.
+func (c *certificate) ends() time.Time { return c.loaded.Load().cert.Leaf.NotAfter }
+
+// warning is what the log says of the time of a certificate.
+type warning struct {
+	of  *loadedCertificate
+	why string
+	at  time.Time
+}
+
+// warn tells of a certificate that clients do not take, or soon will not, unless last has said so already within a day. It
+// returns what was said last.
+func (c *certificate) warn(last warning) warning {
+	now := warning{of: c.loaded.Load(), at: time.Now()}
+	leaf := now.of.cert.Leaf
+	switch {
+	case now.at.Before(leaf.NotBefore):
+		now.why = "the certificate is not valid yet: clients refuse it"
+	case now.at.After(leaf.NotAfter):
+		now.why = "the certificate has expired: clients refuse it"
+	case leaf.NotAfter.Sub(now.at) < endsSoon:
+		now.why = "the certificate ends soon"
+	}
+	if now.why == "" || now.of == last.of && now.why == last.why && now.at.Sub(last.at) < warnAgain {
+		return last
+	}
+	c.log.Warn(now.why, "file", c.certFile, "from", leaf.NotBefore, "until", leaf.NotAfter)
+	return now
+}
+
+// tend reads the files again when one of them changes, as by a renewal, and warns of the certificate's end, until ctx ends.
 func (c *certificate) tend(ctx context.Context) {
-	told := ""
-	for pause(ctx, certCheck) == nil {
+	told, warned := "", c.warn(warning{})
+	for ; pause(ctx, certCheck) == nil; warned = c.warn(warned) {
 		changed, err := c.read(c.loaded.Load().files)
 		switch {
 		case err == nil:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,13 +11,17 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -29,13 +34,19 @@ import (
 // writeCertificate makes a certificate for 127.0.0.1 and writes it and its key to two files.
 func writeCertificate(t testing.TB, certFile, keyFile string, serial int64) *x509.Certificate {
 	t.Helper()
+	return writeCertificateOf(t, certFile, keyFile, serial, time.Now().Add(-time.Hour), time.Now().Add(90*24*time.Hour))
+}
+
+// writeCertificateOf makes one that is valid at another time.
+func writeCertificateOf(t testing.TB, certFile, keyFile string, serial int64, from, until time.Time) *x509.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: from, NotAfter: until, IsCA: true, BasicConstraintsValid: true,
 	}, &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"}}, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -173,4 +184,81 @@ func TestBadCertificates(t *testing.T) {
 			t.Errorf("%s: it left %q", test.name, left)
 		}
 	}
+}
+
+// The log tells of a certificate that clients refuse, at the start and when another one is read, and the metrics tell of each
+// when it ends: one that had expired was served without a word.
+func TestCertificateEnds(t *testing.T) {
+	onlySQLite(t)
+	t.Parallel()
+	certFile, keyFile := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	now := time.Now()
+	cert := writeCertificateOf(t, certFile, keyFile, 1, now.Add(-2*time.Hour), now.Add(-time.Hour))
+	p, metrics := startMeasured(t, "--tls-cert="+certFile, "--tls-key="+keyFile)
+	ends := func() float64 {
+		got, _ := scrape(t, metrics)
+		return got.value("grpcchatter_certificate_expires_seconds")
+	}
+	says := func(why string) {
+		t.Helper()
+		eventually(t, patience, "the log says "+why, func() bool { return strings.Contains(p.logText(), why) })
+	}
+	says(`level=WARN msg="the certificate has expired`)
+	if got, want := ends(), float64(cert.NotAfter.Unix()); got != want {
+		t.Errorf("the certificate ends at %f, want %f", got, want)
+	}
+	for serial, c := range []struct {
+		from, until time.Duration
+		why         string
+	}{
+		{time.Hour, 1000 * time.Hour, `level=WARN msg="the certificate is not valid yet`},
+		{-time.Hour, 300 * time.Hour, `level=WARN msg="the certificate ends soon`},
+	} {
+		cert := writeCertificateOf(t, certFile, keyFile, int64(serial+2), now.Add(c.from), now.Add(c.until))
+		if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, patience, "the metrics have the new certificate", func() bool { return ends() == float64(cert.NotAfter.Unix()) })
+		says(c.why)
+	}
+}
+
+// While a certificate ends soon, and when it has ended, the log says so once a day.
+func TestCertificateEndsWhileServed(t *testing.T) {
+	onlySQLite(t)
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	synctest.Test(t, func(t *testing.T) { // of more than a day, in a second
+		valid := func(serial int64, d time.Duration) {
+			writeCertificateOf(t, certFile, keyFile, serial, time.Now(), time.Now().Add(d))
+		}
+		valid(1, endsSoon+time.Hour)
+		var mu sync.Mutex // guards log
+		var log bytes.Buffer
+		c, err := loadCertificate(certFile, keyFile, slog.New(slog.NewTextHandler(keptOutput{&mu, &log}, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer synctest.Wait()
+		defer cancel()
+		go c.tend(ctx)
+		for _, stage := range []struct {
+			during        time.Duration
+			soon, expired int
+		}{{30 * time.Minute, 0, 0}, {time.Hour, 1, 0}, {24 * time.Hour, 2, 0}, {time.Minute, 3, 0}, {time.Hour, 3, 1}} {
+			if stage.during == time.Minute {
+				valid(2, 30*time.Minute) // another one, which is told at once
+				_ = c.reload()
+			}
+			time.Sleep(stage.during)
+			synctest.Wait()
+			mu.Lock()
+			said := log.String()
+			mu.Unlock()
+			if soon, expired := strings.Count(said, "ends soon"), strings.Count(said, "has expired"); soon != stage.soon || expired != stage.expired {
+				t.Fatalf("%s later: ends soon %d times, has expired %d, want %d and %d:\n%s", stage.during, soon, expired, stage.soon, stage.expired, said)
+			}
+		}
+	})
 }

@@ -27,12 +27,10 @@ type userCommand struct {
 	Enable  userEnable  `cmd:"" help:"Let a disabled account in again."`
 }
 
-// change applies fn to an account, and notes the action in the audit log.
-func (d dataSettings) change(ctx context.Context, name, action string, fn func(*user) (detail string)) error {
+// change applies fn to an account. As by REST, what is so already stays, with its tokens: then fn returns nothing for the audit log.
+func (d dataSettings) change(ctx context.Context, name string, fn func(*user) []auditEntry) error {
 	return d.withStore(ctx, storeOptions{}, func(st *store) error {
-		_, err := st.changeUser(ctx, user{}, name, func(u *user) ([]auditEntry, error) {
-			return []auditEntry{{action, u.Name, fn(u)}}, nil
-		})
+		_, err := st.changeUser(ctx, user{}, name, func(u *user) ([]auditEntry, error) { return fn(u), nil })
 		if errors.Is(err, errNotFound) {
 			return fmt.Errorf("there is no account %q", name)
 		}
@@ -109,7 +107,7 @@ func (c *userRole) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	err = c.change(ctx, c.Name, auditUserRole, func(u *user) string { return u.setRole(role) })
+	err = c.change(ctx, c.Name, func(u *user) []auditEntry { return u.setRole(role) })
 	return say(err, std, "%s has the role %s now.", c.Name, role)
 }
 
@@ -124,7 +122,10 @@ func (c *userPasswd) Run(ctx context.Context, std stdio) error {
 		return err
 	}
 	hash := hashPassword(password)
-	err = c.change(ctx, c.Name, auditUserPassword, func(u *user) string { u.Hash = hash; return "" })
+	err = c.change(ctx, c.Name, func(u *user) []auditEntry {
+		u.Hash = hash
+		return []auditEntry{{auditUserPassword, u.Name, ""}}
+	})
 	return say(err, std, "%s has a new password.", c.Name)
 }
 
@@ -134,7 +135,7 @@ type userDisable struct {
 }
 
 func (c *userDisable) Run(ctx context.Context, std stdio) error {
-	err := c.change(ctx, c.Name, auditUserDisabled, func(u *user) string { u.Disabled = true; return "" })
+	err := c.change(ctx, c.Name, func(u *user) []auditEntry { return u.setDisabled(true) })
 	return say(err, std, "%s is disabled.", c.Name)
 }
 
@@ -144,7 +145,7 @@ type userEnable struct {
 }
 
 func (c *userEnable) Run(ctx context.Context, std stdio) error {
-	err := c.change(ctx, c.Name, auditUserEnabled, func(u *user) string { u.Disabled = false; return "" })
+	err := c.change(ctx, c.Name, func(u *user) []auditEntry { return u.setDisabled(false) })
 	return say(err, std, "%s is enabled.", c.Name)
 }
 

@@ -82,14 +82,15 @@ func notInHost(c rune) bool {
 	return c <= ' ' || c == 0x7f || strings.ContainsRune(`/\?#"<>[]{}|^`+"`", c)
 }
 
-// url returns the address of a REST route. What is no plain text in path has to be escaped.
+// url returns the address of a REST route. What is no plain text in path has to be escaped; it stays as it is: two dots in it
+// do not make another route of it.
 func (a address) url(path string) string {
 	scheme := "http"
 	if a.tls {
 		scheme = "https"
 	}
 	u := url.URL{Scheme: scheme, Host: a.hostPort}
-	return u.JoinPath(path).String()
+	return u.String() + path
 }
 
 // target returns the address as grpc-go takes it: to be dialed as it is.

@@ -58,6 +58,9 @@ func TestParseAddress(t *testing.T) {
 		if err == nil && a.url("/login") != test.url {
 			t.Errorf("%q: the URL is %s, want %s", test.in, a.url("/login"), test.url)
 		}
+		if err == nil && a.url("/rooms/../login") == test.url { // the server refuses it
+			t.Errorf("%q: another route is %s", test.in, test.url)
+		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: the error repeats the password: %v", test.in, err)
 		}

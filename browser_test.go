@@ -152,16 +152,26 @@ func (p *page) awaitText(selector, text string) {
 	p.await(fmt.Sprintf("[...document.querySelectorAll(%q)].some((e) => e.checkVisibility() && e.innerText.includes(%q))", selector, text))
 }
 
-// click clicks an element once nothing lies on it, such as a dialog that waits for its answer.
+// click clicks an element once nothing lies on it, such as a dialog that waits for its answer, and again if an answer that has
+// come meanwhile has moved it away from under the mouse.
 func (p *page) click(selector string) {
 	p.t.Helper()
-	p.await(fmt.Sprintf(`((e) => {
-		if (!e?.checkVisibility()) return false;
-		e.scrollIntoView({ block: "nearest" });
-		const { x, y, width, height } = e.getBoundingClientRect();
-		return e.contains(document.elementFromPoint(x + width / 2, y + height / 2));
-	})(document.querySelector(%q))`, selector))
-	p.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	for range 5 {
+		p.await(fmt.Sprintf(`((e) => {
+			if (!e?.checkVisibility()) return false;
+			e.scrollIntoView({ block: "nearest" });
+			const { x, y, width, height } = e.getBoundingClientRect();
+			if (!e.contains(document.elementFromPoint(x + width / 2, y + height / 2))) return false;
+			window.clicked = false;
+			e.addEventListener("click", () => (window.clicked = true), { capture: true, once: true });
+			return true;
+		})(document.querySelector(%q))`, selector))
+		p.do(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+		if eval[bool](p, "window.clicked !== false") { // another document has none
+			return
+		}
+	}
+	p.t.Fatalf("%s: clicks do not hit %s", p.name, selector)
 }
 
 // fill types into a field.

@@ -308,6 +308,9 @@ func (p *page) hold(method, path string) (release, lose func()) {
 	return then("release"), then("lose")
 }
 
+// codeOf is the code in an invitation.
+func codeOf(link string) string { return link[strings.LastIndex(link, "#")+1:] }
+
 // messages are the texts of those on the page.
 func (p *page) messages() []string {
 	p.t.Helper()

@@ -329,16 +329,23 @@ func TestExpelledOnTheWay(t *testing.T) {
 	}
 }
 
+// newStore is that of a new database, until the end of the test.
+func newStore(t *testing.T) *store {
+	t.Helper()
+	st, err := openStore(t.Context(), storeOptions{URL: databaseURL(t, t.TempDir()), Synchronous: "normal", Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.close() })
+	return st
+}
+
 // Whatever members do at the same moment, a room has an owner, who is a member of it and not deleted; nobody is a member
 // and banned.
 func TestRoomsKeepAnOwner(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	st, err := openStore(ctx, storeOptions{URL: databaseURL(t, t.TempDir()), Synchronous: "normal", Create: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.close()
+	st := newStore(t)
 	anything := func(roomRow) error { return nil }
 	expected := func(do func() error) {
 		err := do()
@@ -411,11 +418,7 @@ func TestRoomsKeepAnOwner(t *testing.T) {
 func TestDeleteManyRooms(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	st, err := openStore(ctx, storeOptions{URL: databaseURL(t, t.TempDir()), Synchronous: "normal", Create: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.close()
+	st := newStore(t)
 	heir, err := st.addUser(ctx, "heir", "x", roleUser)
 	if err != nil {
 		t.Fatal(err)

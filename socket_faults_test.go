@@ -117,7 +117,6 @@ func TestSocketStalled(t *testing.T) {
 // TestSocketGhosts is promise 6: whoever's socket ends, in whatever way, is absent at once, and can come back at once.
 func TestSocketGhosts(t *testing.T) {
 	l := openLounge(t)
-	told := 0
 	for _, kind := range []struct {
 		name string
 		end  func(*device, *net.TCPConn)
@@ -133,32 +132,11 @@ func TestSocketGhosts(t *testing.T) {
 		{"what is no frame", func(_ *device, tcp *net.TCPConn) { _, _ = tcp.Write(bytes.Repeat([]byte{0xff}, 20)) }},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			open := func() (end func()) {
+			l.haunt(t, kind.name, func() (end func()) {
 				var tcp *net.TCPConn
 				d := openDevice(t, l.sockets().through(func(c *net.TCPConn) { tcp = c }), l.rooms["ghost"], 0)
 				return func() { kind.end(d, tcp) }
-			}
-			fastest := time.Hour
-			for range 3 { // a busy machine may disturb one try, not each
-				end := open()
-				l.ghostIs(t, true)
-				end()
-				told++
-				fastest = min(fastest, l.gone(t, patience, told))
-			}
-			t.Logf("gone after %s", fastest.Round(time.Millisecond))
-			if fastest > time.Second {
-				t.Errorf("gone after %s, want 1 s", fastest)
-			}
-			open()() // and back before the end has been noticed
-			back := openDevice(t, l.sockets(), l.rooms["ghost"], 0)
-			back.say(t, kind.name, "I am back")
-			l.watcher.awaitID(t, kind.name)
-			l.ghostIs(t, true)
-			before := l.seen(pb.ChatEventKind_USER_LEFT)
-			back.leave()
-			l.gone(t, patience, before+1)
-			told = before + 1
+			}, func() *device { return openDevice(t, l.sockets(), l.rooms["ghost"], 0) })
 		})
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -55,7 +54,7 @@ func TestPageModeration(t *testing.T) {
 	ann := b.open("ann", home)
 	ann.register("ann")
 	link := ann.createRoom("Tea time", "")
-	code := link[strings.LastIndex(link, "#")+1:]
+	code := codeOf(link)
 	ben := b.open("ben", link)
 	ben.register("ben")
 	ben.awaitText("#room-name", "Tea time")

@@ -20,7 +20,7 @@ func TestPageLateAnswers(t *testing.T) {
 	ann := b.open("ann", home)
 	ann.register("ann")
 	link := ann.createRoom("Tea", "room")
-	code := link[strings.LastIndex(link, "#")+1:]
+	code := codeOf(link)
 	path := "/rooms/" + code
 	api := pb.NewGRPCChatterClient(p.connect())
 	ben, carla := joinRoom(t, api, p.login("ben"), code), p.login("carla")

@@ -21,9 +21,6 @@ func (p *page) inRoom(name string) {
 	p.awaitText("#room-name", name)
 }
 
-// codeOf is the code in an invitation.
-func codeOf(link string) string { return link[strings.LastIndex(link, "#")+1:] }
-
 // Nobody becomes a member by the Back key or by loading the page anew: not again where they have left or were removed, and
 // not where somebody else was, whose steps are in the tab's history. All three were members at once and without a word,
 // in rooms without a password.

@@ -73,7 +73,7 @@ func TestPage(t *testing.T) {
 	ann.register("ann")
 	ann.shot("2 no room yet")
 	link := ann.createRoom("Tea time", "earl grey")
-	code := link[strings.LastIndex(link, "#")+1:]
+	code := codeOf(link)
 	if link != home+"#"+code || len(code) < 4 {
 		t.Fatalf("the invitation is %q", link)
 	}
@@ -276,7 +276,7 @@ func TestPageHistory(t *testing.T) {
 	ann := b.open("ann", "http://"+p.addr+"/")
 	ann.register("ann")
 	link := ann.createRoom("Archive", "room")
-	code := link[strings.LastIndex(link, "#")+1:]
+	code := codeOf(link)
 	api := pb.NewGRPCChatterClient(p.connect())
 	d := openDevice(t, api, joinRoom(t, api, p.login("dora"), code), 0)
 	for i := range n {
